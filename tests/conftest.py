@@ -1,0 +1,39 @@
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = "n_layer=1 n_embd=16 block_size=16 batch_size=4 device=cpu eval_iters=1".split()
+
+torch.set_num_threads(1)                                # small tensors: a second thread costs more than it brings
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory):
+    """About 20,000 characters of nonsense with the shape of a play."""
+    rng, path = random.Random(0), tmp_path_factory.mktemp("text") / "play.txt"
+    words = "wave field token drift vortex swirl shear flow heat spin phase gauge".split()
+    speech = lambda: f"{rng.choice('ABC')}:\n{' '.join(rng.choices(words, k=12))}.\n\n"
+    path.write_text("".join(speech() for _ in range(280)))
+    return path
+
+
+@pytest.fixture
+def cli(tmp_path):
+    """Run a script of the repo in an empty folder, as a user would: cli("train.py", "model=hydra") -> CompletedProcess."""
+    def run(script, *args, expect=0, **options):
+        env = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run([sys.executable, ROOT / script, *map(str, args)], cwd=tmp_path, env=env,
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, **options)
+        assert "Traceback" not in done.stderr, done.stderr
+        assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        if expect == 2:
+            lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+            assert len(lines) == 1, done.stderr
+        return done
+    return run

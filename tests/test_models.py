@@ -1,0 +1,212 @@
+"""What must be true of every model file in the folder. Nothing here names a model: drop in mine.py and it is tested."""
+import ast
+import itertools
+import math
+import random
+import subprocess
+import sys
+from dataclasses import fields
+from typing import get_args, get_type_hints
+
+import numpy as np
+import pytest
+import torch
+
+from train import ROOT, load_model, make_optimizers, models, Train
+
+SMALL = dict(vocab_size=23, block_size=12, n_layer=3, n_embd=32, n_head=2)
+LEAKS = {("fluidlm", "pump", "broadcast")}              # kept to be caught: test_fluidlm.py shows it leaking
+
+
+def small(module, **changes):
+    """The small Config of a model, with the common names that it has."""
+    names = {f.name for f in fields(module.Config)}
+    return module.Config(**{k: v for k, v in SMALL.items() if k in names} | changes)
+
+
+def variants():
+    """Every model as it comes, and with each of its choices and switches changed, one at a time."""
+    for name in models():
+        Config = load_model(name).Config
+        yield name, {}
+        for field in fields(Config):
+            kind = get_type_hints(Config)[field.name]
+            for value in get_args(kind) or ((True, False) if kind is bool else ()):
+                if value != field.default and (name, field.name, value) not in LEAKS:
+                    yield name, {field.name: value}
+
+
+def awake(module, **changes):
+    """A small float64 model whose weights are all moved, so that nothing initialised to zero can hide a mistake."""
+    torch.manual_seed(0)
+    model = module.Model(small(module, **changes)).double().eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    return model
+
+
+def tokens(shape, seed=1):
+    return torch.randint(SMALL["vocab_size"], shape, generator=torch.Generator().manual_seed(seed))
+
+
+def one_shot(model):
+    return lambda idx: model(idx)[0]
+
+
+def leak(forward, idx, t):
+    """How far the logits of tokens < t move when later tokens change, and when they are not there."""
+    edited = torch.cat((idx[:, :t], tokens(idx[:, t:].shape, seed=2)), 1)
+    logits = forward(idx)[:, :t]
+    return (forward(edited)[:, :t] - logits).abs().max().item(), (forward(idx[:, :t]) - logits).abs().max().item()
+
+
+def stream_gap(model, idx, lengths):
+    """How far the logits of a stream, cut into chunks of these lengths, are from those of one shot."""
+    state = {}
+    stream = torch.cat([model(chunk, state=state)[0] for chunk in idx.split(lengths, 1)], 1)
+    return (stream - model(idx)[0]).abs().max().item()
+
+
+def random_cuts(total, seed):
+    rng, lengths = random.Random(seed), []
+    while sum(lengths) < total:
+        lengths.append(min(rng.choice((1, 1, 2, 3, 7, 12, 13)), total - sum(lengths)))
+    return lengths
+
+
+each_model = pytest.mark.parametrize("name", models())
+each_variant = pytest.mark.parametrize("name, changes", list(variants()), ids=lambda v: str(v))
+
+
+@each_variant
+@torch.no_grad()
+def test_numpy_and_torch_agree(name, changes):
+    module = load_model(name)
+    model, idx = awake(module, **changes), tokens((2, 31))
+    params = {key: value.numpy().copy() for key, value in model.state_dict().items()}
+    ref = module.forward_ref(params, idx.numpy(), model.config)
+    assert isinstance(ref, np.ndarray) and ref.dtype == np.float64
+    error = abs(model(idx)[0].numpy() - ref).max() / abs(ref).max()
+    assert error < 1e-10, f"float64: {error:.1e} relative"
+    error = abs(model.float()(idx)[0].numpy() - ref).max() / abs(ref).max()
+    assert error < 2e-5, f"float32: {error:.1e} relative"
+
+
+@each_variant
+@torch.no_grad()
+def test_causal(name, changes):
+    model, idx = awake(load_model(name), **changes), tokens((2, 30))
+    for t in (1, 11, 12, 13, 24, 29):
+        edit, length = leak(one_shot(model), idx, t)
+        assert edit < 1e-12, f"tokens from {t} on move earlier logits by {edit:.1e}"
+        assert length < 1e-12, f"the length moves the first {t} logits by {length:.1e}"
+
+
+@each_variant
+@torch.no_grad()
+def test_streams(name, changes):
+    model, idx = awake(load_model(name), **changes), tokens((2, 37))
+    for lengths in ([37], [1] * 37, *(random_cuts(37, seed) for seed in range(3))):
+        gap = stream_gap(model, idx, lengths)
+        assert gap < 1e-9, f"chunks {lengths}: {gap:.1e}"
+    gap = stream_gap(model.float(), idx, random_cuts(37, 9))
+    assert gap < 1e-4, f"float32: {gap:.1e}"
+
+
+@torch.no_grad()
+def test_the_checks_can_fail():
+    """A model that mixes in the mean of all tokens leaks, and a stream that forgets differs."""
+    model, idx = awake(load_model("momentum")), tokens((2, 30))
+    assert min(leak(lambda idx: model(idx)[0] + model(idx)[0].mean(1, keepdim=True), idx, 13)) > 1e-3
+    forgetful = lambda idx, state=None: model(idx)
+    assert stream_gap(forgetful, idx, [20, 10]) > 1e-3
+
+
+@each_variant
+def test_every_parameter_learns(name, changes):
+    model = awake(load_model(name), **changes).train()
+    model.progress = 0.5
+    idx = tokens((2, 13))
+    model(idx[:, :-1], idx[:, 1:])[1].backward()
+    for key, p in model.named_parameters():
+        assert not p.requires_grad or p.grad is not None and torch.isfinite(p.grad).all(), f"{key} has no gradient"
+
+
+@each_model
+def test_first_loss_is_that_of_a_guess(name):
+    module = load_model(name)
+    for vocab_size in (65, 4096):
+        torch.manual_seed(3)
+        model = module.Model(module.Config(vocab_size=vocab_size)).eval()
+        with torch.no_grad():
+            idx = torch.randint(vocab_size, (4, 65))
+            loss = model(idx[:, :-1], idx[:, 1:])[1].item()
+        assert abs(loss / math.log(vocab_size) - 1) < 0.02, f"{loss:.3f} against ln {vocab_size} = {math.log(vocab_size):.3f}"
+
+
+@each_model
+def test_overfits_one_batch(name):
+    module = load_model(name)
+    torch.manual_seed(0)
+    model, idx = module.Model(small(module, n_embd=64)), tokens((4, 13))
+    optimizers = make_optimizers(model, Train(lr=1e-2, weight_decay=0.0))
+    for step in range(200):
+        loss = model(idx[:, :-1], idx[:, 1:])[1]
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    loss = model.eval()(idx[:, :-1], idx[:, 1:])[1].item()
+    assert loss < 0.1, f"{loss:.3f}"
+
+
+@each_model
+def test_presets_can_be_built(name):
+    module = load_model(name)
+    for preset in module.PRESETS.values():
+        known = {k: v for k, v in preset.items() if k in {f.name for f in fields(module.Config)}}
+        with torch.device("meta"):
+            model = module.Model(module.Config(**known))
+        assert sum(p.numel() for p in model.parameters()) > 1e5
+
+
+@each_model
+def test_settings_have_help(name):
+    """Every field has a comment: it is the help text."""
+    source = (ROOT / f"{name}.py").read_text().splitlines()
+    for field in fields(load_model(name).Config):
+        line = next(line for line in source if line.startswith(f"    {field.name}: "))
+        assert "#" in line, f"{name}: {field.name} has no comment"
+
+
+def test_copies_are_identical():
+    """What two model files both define under one name is the same to the letter, but for the parts of the protocol."""
+    own = {"Config", "Model", "Block", "Attention", "forward_ref", "portrait", "self_check"}
+    sources = {}
+    for name in models():
+        text = (ROOT / f"{name}.py").read_text()
+        for node in ast.parse(text).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name not in own:
+                sources.setdefault(node.name, {})[name] = ast.get_source_segment(text, node)
+    for symbol, copies in sources.items():
+        for (a, x), (b, y) in itertools.combinations(copies.items(), 2):
+            assert x == y, f"{symbol} differs between {a}.py and {b}.py"
+
+
+@each_model
+def test_model_files_stand_alone(name):
+    for node in ast.walk(ast.parse((ROOT / f"{name}.py").read_text())):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            for module in [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]:
+                top = module.split(".")[0]
+                assert top in sys.stdlib_module_names | {"numpy", "torch", "matplotlib"}, f"{name}.py imports {module}"
+
+
+@each_model
+def test_self_check(name, tmp_path):
+    """`python <model>.py` proves the file and draws it."""
+    done = subprocess.run([sys.executable, ROOT / f"{name}.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "FAIL" not in done.stdout and done.stdout.count("ok ") >= 5
+    assert (tmp_path / f"out/{name}.png").stat().st_size > 20_000
