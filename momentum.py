@@ -160,10 +160,10 @@ rms_norm, relu2 = RMSNorm.apply, ReLU2.apply
 
 
 def turns(pos, T, D, base=10000.0, device=None, dtype=torch.float32):
-    """RoPE's rotations e^{i t base^(-2j/D)} for t = pos .. pos+T-1, exact for any t  -> complex (T, 1, D/2)."""
-    freq = base ** (-torch.arange(0, D, 2, device=device, dtype=torch.float64) / D)
-    angle = torch.outer(torch.arange(pos, pos + T, device=device, dtype=torch.float64), freq)[:, None]
-    return torch.polar(torch.ones_like(angle), angle).to(dtype.to_complex())
+    """RoPE's rotations e^{i t base^(-2j/D)}, t = pos .. pos+T-1, in float64 on the CPU: exact for any t, on any device."""
+    freq = base ** (-torch.arange(0, D, 2, dtype=torch.float64) / D)
+    angle = torch.outer(torch.arange(pos, pos + T, dtype=torch.float64), freq)[:, None]
+    return torch.polar(torch.ones_like(angle), angle).to(device, dtype.to_complex())            # (T, 1, D/2)
 
 
 def rope(x, turn):                                               # (..., T, H, D), (T, 1, D/2) -> (..., T, H, D)

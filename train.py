@@ -151,6 +151,9 @@ def guard(main):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         sys.exit(130)
+    except dist.DistBackendError as e:
+        print(f"error: a process of the run was lost ({str(e).splitlines()[0]}); start again with resume=true", file=sys.stderr)
+        sys.exit(2)
 
 
 def models():
@@ -215,7 +218,7 @@ def clip_gradients(model, how):
     """Scale gradients down to norm 1: of everything at once, or of the embedding, the head and each layer apart."""
     parts = {}
     for name, p in model.named_parameters():
-        if p.grad is not None:
+        if p.grad is not None and how != "off":
             layer = re.match(r"\w+\.\d+|\w+", name)[0] if how == "layer" else "all"
             parts.setdefault(layer, []).append(p)
     for part in parts.values():
@@ -224,12 +227,12 @@ def clip_gradients(model, how):
 
 # Reading and writing text.
 
-def get_batch(data, block_size, seed, step, count, rank=0, world=1):
-    """Inputs and targets (count / world, T): a function of (seed, step) alone, cut into shares for the processes."""
-    at = np.random.default_rng((seed, step)).integers(len(data) - block_size, size=count)
-    at = np.array_split(at, world)[rank]
-    window = torch.from_numpy(data[at[:, None] + np.arange(block_size + 1)].astype(np.int64))
-    return window[:, :-1], window[:, 1:]
+def get_batch(data, block_size, seed, step, batch_size, grad_accum=1, rank=0, world=1):
+    """Inputs and targets (grad_accum, B, T): a function of (seed, step) alone, of which each process takes its share."""
+    at = np.random.default_rng((seed, step)).integers(len(data) - block_size, size=(grad_accum, batch_size))
+    at = np.array_split(at, world, 1)[rank][..., None] + np.arange(block_size + 1)
+    window = torch.from_numpy(data[at].astype(np.int64))
+    return window[..., :-1], window[..., 1:]
 
 
 @torch.inference_mode()
@@ -287,7 +290,7 @@ def save_checkpoint(path, ckpt):
 def load_checkpoint(path):
     """The dict in a checkpoint file. weights_only: a foreign file is read as data or refused, its code never runs."""
     kinds = dict(name=str, config=dict, train=dict, meta=dict, model=dict, optimizers=list, step=int, seconds=float,
-                 best=float, rows=list, tokens=torch.Tensor, sha256=str)
+                 best=float, rows=list, samples=list, tokens=torch.Tensor, sha256=str)
     try:
         ckpt = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -326,23 +329,19 @@ def file_sha256(path):
 
 def pick_device(name, local_rank=0):
     """torch.device for auto, cpu, cuda, cuda:1, mps."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     try:
-        device = torch.device(name)
-        if device.type == "cuda" and device.index is None:
-            device = torch.device("cuda", local_rank)
+        device = torch.device(f"cuda:{local_rank}" if name == "cuda" else name)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):
+    except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"device={name} is not there or cannot be used; device=cpu always works") from None
     return device
 
 
 def check_memory(train, config, device):
-    """Refuse what cannot fit, before allocating: weights, gradient and moments, then activations and logits."""
-    get = lambda key: getattr(config, key, 1)           # noqa: E731
-    C, V, L, tokens = get("n_embd"), get("vocab_size"), get("n_layer"), train.batch_size * get("block_size")
-    need = 16 * (8 * L * C * C + V * C + L * 1000) + 4 * tokens * (20 * L * C + 3 * V)
+    """Refuse what cannot fit, before allocating: weights, gradients and moments, then activations and logits."""
+    L, C, V, T = (getattr(config, key, 1) for key in ("n_layer", "n_embd", "vocab_size", "block_size"))
+    need = 16 * (8 * L * C * C + V * C + 1000 * L) + 4 * train.batch_size * T * (20 * L * C + 3 * V)
     if device.type == "cuda":
         have = torch.cuda.mem_get_info(device)[0]
     else:
@@ -355,12 +354,12 @@ def check_memory(train, config, device):
 def draw_loss(rows, title, path):
     from matplotlib.figure import Figure
     ax = Figure(figsize=(8, 4.5), layout="constrained").subplots()
-    train = np.array([(r[0], r[2]) for r in rows if r[2] != ""]).reshape(-1, 2)
-    val = np.array([(r[0], r[3]) for r in rows if r[3] != ""]).reshape(-1, 2)
+    train = np.array([(row[0], row[2]) for row in rows if row[2] != ""]).reshape(-1, 2)
+    val = np.array([(row[0], row[3]) for row in rows if row[3] != ""]).reshape(-1, 2)
     width = max(1, len(train) // 100)
-    smooth = np.convolve(train[:, 1], np.ones(width) / width, "valid")
     ax.plot(train[:, 0], train[:, 1], color="#0072B2", alpha=0.2, lw=0.8)
-    ax.plot(train[width - 1:, 0], smooth, color="#0072B2", label=f"train, mean of {width}")
+    ax.plot(train[width - 1:, 0], np.convolve(train[:, 1], np.ones(width) / width, "valid"), color="#0072B2",
+            label=f"train, mean of {width}")
     ax.plot(val[:, 0], val[:, 1], "o-", color="#D55E00", label="validation")
     ax.set(xlabel="iteration", ylabel="loss (nats per token)", title=title)
     ax.legend()
@@ -369,7 +368,7 @@ def draw_loss(rows, title, path):
 
 
 def draw(out, drawings):
-    """Each drawing(path) writes picture(s) into a temporary folder, from where they are moved into place."""
+    """Each drawing(path) writes its picture(s) into a temporary folder, from where they are moved into place."""
     with tempfile.TemporaryDirectory(dir=out, prefix=".tmp-") as folder:
         for name, drawing in drawings.items():
             drawing(str(Path(folder, name)))
@@ -381,144 +380,131 @@ COLUMNS = ["iter", "seconds", "train_loss", "val_loss", "bits_per_byte", "lr", "
 
 
 def run(train, config, module, data, ckpt=None, clock=time.perf_counter):
-    """Train and write everything into train.out; the loss on the whole validation text, in nats per token."""
+    """Train and write everything into train.out -> loss on the whole validation text, in nats per token."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    master, T = rank == 0, config.block_size
-    say = print if master else lambda *args, **kw: None
+    master, T, live = rank == 0, config.block_size, sys.stdout.isatty()
     device = pick_device(train.device, int(os.environ.get("LOCAL_RANK", 0)))
     check_memory(train, config, device)
     if train.batch_size % world:
-        raise UserError(f"batch_size={train.batch_size} does not divide over {world} processes")
-    for name in ("train", "val"):
-        if len(getattr(data, name)) < T + 2:
-            raise UserError(f"the {name} text has {len(getattr(data, name))} tokens, too few for block_size={T}; lower it")
+        raise UserError(f"batch_size={train.batch_size} does not divide over {world} processes; choose a multiple")
+    if (shortest := min(len(data.train), len(data.val))) < T + 2:
+        raise UserError(f"{train.dataset} is too short: {shortest} tokens for block_size={T}; lower it or give more text")
     if world > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     bf16 = train.dtype == "bfloat16" or train.dtype == "auto" and device.type == "cuda"
     context = torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
     minutes = 0 if train.max_iters else train.minutes or 3.0
-    torch.set_flush_denormal(True)                      # decayed waves and states are zero, not slow
+    torch.set_flush_denormal(True)                      # decayed waves and states become zero instead of slow
     torch.manual_seed(train.seed)
     model = module.Model(config).to(device)
     optimizers = make_optimizers(model, train)
     step, seconds, best, rows, samples = 0, 0.0, math.inf, [], []
     if ckpt:
         model.load_state_dict(ckpt["model"])
-        for optimizer, saved in zip(optimizers, ckpt["optimizers"]):
+        for optimizer, saved in zip(optimizers, ckpt["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        step, seconds, best, rows = ckpt["step"], ckpt["seconds"], ckpt["best"], ckpt["rows"]
+        step, seconds, best, rows, samples = (ckpt[key] for key in ("step", "seconds", "best", "rows", "samples"))
     net = DistributedDataParallel(model) if world > 1 else model
     net = torch.compile(net) if train.compile else net
     tokenizer, out = Tokenizer(data.meta["tokenizer"]), Path(train.out)
     bits = data.meta["val"]["tokens"] / data.meta["val"]["bytes"] / math.log(2)         # nats per token -> bits per byte
-    say(f"{train.model}: {sum(p.numel() for p in model.parameters() if p.requires_grad):,} parameters, {len(data.train):,} "
-        f"tokens of {Path(train.dataset).name}, {device}{f' x {world}' if world > 1 else ''}, "
-        f"{'bfloat16' if bf16 else 'float32'}, " + (f"{train.max_iters} iterations" if train.max_iters else
-                                                   f"{minutes:g} minutes") + f", into {out}/", flush=True)
-    caught = []
-    handlers = {s: signal.signal(s, lambda number, frame: caught.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    size, length = sum(p.numel() for p in model.parameters() if p.requires_grad), f"{minutes:g} minutes"
+    say = print if master else lambda *args, **options: None
+    say(f"{train.model}: {size:,} parameters; {Path(train.dataset).name}: {len(data.train):,} tokens; {world} x {device}, "
+        f"{'bfloat16' if bf16 else 'float32'}; {f'{train.max_iters} iterations' if train.max_iters else length}; {out}/",
+        flush=True)
 
     def save(name="ckpt.pt"):
         if not all(torch.isfinite(p).all() for p in model.parameters()):
-            raise UserError(f"the weights are not finite after iteration {step}; the last good checkpoint is kept, lower lr")
+            raise UserError(f"the weights after iteration {step} are not finite; the last good checkpoint is kept, lower lr")
         save_checkpoint(out / name, dict(
             name=train.model, config=asdict(config), train=asdict(train), meta=data.meta, model=model.state_dict(),
             optimizers=[o.state_dict() for o in optimizers], step=step, seconds=seconds, best=best, rows=rows,
-            tokens=torch.from_numpy(data.val[:512].astype(np.int64)), sha256=file_sha256(module.__file__)))
+            samples=samples, tokens=torch.tensor(data.val[:512].astype(np.int64)), sha256=file_sha256(module.__file__)))
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
         write_atomic(out / "log.csv", text.getvalue().encode())
         write_atomic(out / "sample.txt", "".join(samples).encode())
 
-    def report():
-        """Evaluate, show a sample, keep the latest and the best."""
+    def report(limit):
+        """Evaluate, show a sample of text, keep the latest and the best."""
         nonlocal best
-        val = evaluate(model, data.val, train.batch_size, device, context, train.eval_iters * train.batch_size)
+        val = evaluate(model, data.val, train.batch_size, device, context, limit)
         if not math.isfinite(val):
-            raise UserError(f"the validation loss is {val} after iteration {step}; the last good checkpoint is kept, lower lr")
+            raise UserError(f"the validation loss after iteration {step} is {val}; the last good checkpoint is kept, lower lr")
         rows[-1][3:5] = round(val, 6), round(val * bits, 6)
         with context:
             text = tokenizer.decode(list(generate(model, data.val[:8].astype(np.int64), 160)))
         samples.append(f"--- iteration {step}, validation loss {val:.4f}\n{text}\n\n")
-        say(f"iteration {step}: validation loss {val:.4f} ({val * bits:.3f} bits per byte)\n    "
+        say(f"iteration {step}: validation loss {val:.4f}, {val * bits:.3f} bits per byte\n    "
             + text.replace("\n", "\n    "), flush=True)
         if val < best:
             best = val
             save("best.pt")
         save()
+        return val
 
+    caught, few = [], train.eval_iters * train.batch_size
+    handlers = {s: signal.signal(s, lambda number, frame: caught.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
     if not rows:
         rows.append([0, 0.0, "", "", "", 0.0, 0.0])
         if master:
-            report()
+            report(few)
     model.train()
-    began, shown, tenth = clock() - seconds, clock(), int(10 * (seconds / 60 / minutes if minutes else 0))
+    began = shown = clock()
+    began, every = began - seconds, train.eval_interval or max(1, train.max_iters // 10)
     while True:
         seconds = clock() - began
         fraction = step / train.max_iters if train.max_iters else seconds / 60 / minutes
         if world > 1:                                   # all processes agree on the time and on stopping
             agreed = torch.tensor([fraction, float(bool(caught))], device=device)
             dist.all_reduce(agreed, dist.ReduceOp.MAX)
-            fraction, caught = agreed[0].item(), caught or [signal.SIGTERM] * int(agreed[1])
+            fraction, caught[:] = agreed[0].item(), [signal.SIGTERM] * int(agreed[1])
         if fraction >= 1 or caught:
             break
         lr = train.lr * min(1, (step + 1) / max(1, train.warmup), 2 - 2 * fraction)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = lr
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["lr"] = lr
         model.progress = fraction
-        torch.manual_seed(hash((train.seed, step, rank)) % 2 ** 62)                     # dropout's own randomness
-        x, y = get_batch(data.train, T, train.seed, step, train.batch_size * train.grad_accum, rank, world)
-        losses = []
-        for k, (xk, yk) in enumerate(zip(x.chunk(train.grad_accum), y.chunk(train.grad_accum))):
-            last = k == train.grad_accum - 1
-            with context, nullcontext() if last or world == 1 else net.no_sync():
-                loss = net(xk.to(device), yk.to(device))[1] / train.grad_accum
-                loss.backward()
-            losses.append(loss.detach())
-        loss = torch.stack(losses).sum()
+        torch.manual_seed(hash((train.seed, step, rank)) % 2**62)                       # dropout's own randomness
+        x, y = get_batch(data.train, T, train.seed, step, train.batch_size, train.grad_accum, rank, world)
+        loss = torch.zeros((), device=device)
+        for k in range(train.grad_accum):
+            with context, nullcontext() if k == train.grad_accum - 1 or world == 1 else net.no_sync():
+                part = net(x[k].to(device), y[k].to(device))[1] / train.grad_accum
+            part.backward()
+            loss += part.detach() / world
         if world > 1:
-            dist.all_reduce(loss, dist.ReduceOp.AVG if device.type == "cuda" else dist.ReduceOp.SUM)
-            loss = loss if device.type == "cuda" else loss / world
+            dist.all_reduce(loss)
         loss = loss.item()
         if not math.isfinite(loss):
-            raise UserError(f"the loss is {loss} at iteration {step + 1}; the last good checkpoint is kept, lower lr")
-        if train.clip != "off":
-            clip_gradients(model, train.clip)
+            raise UserError(f"the loss at iteration {step + 1} is {loss}; the last good checkpoint is kept, lower lr")
+        clip_gradients(model, train.clip)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        step += 1
-        taken = clock() - began - seconds
-        rows.append([step, round(seconds + taken, 3), loss, "", "", lr, round(x.numel() * world / taken)])
-        if train.eval_interval:
-            due = step % train.eval_interval == 0
-        elif train.max_iters:
-            due = step % max(1, train.max_iters // 10) == 0
-        else:
-            due = int(10 * fraction) > tenth
-            tenth = int(10 * fraction)
-        if due and master and step != train.max_iters:
-            seconds = clock() - began
-            report()
-        if clock() - shown > (1 if sys.stdout.isatty() else 10):
+        step, now = step + 1, clock() - began
+        speed = round(x.numel() * world / max(now - seconds, 1e-9))
+        rows.append([step, round(now, 3), loss, "", "", lr, speed])
+        tenth = not train.max_iters and int(10 * now / 60 / minutes) > int(10 * fraction)
+        if master and step != train.max_iters and (tenth if minutes and not train.eval_interval else step % every == 0):
+            seconds = now
+            report(few)
+        elif clock() - shown > (1 if live else 10):
             shown = clock()
-            left = (seconds / max(fraction, 1e-9)) * (1 - fraction)
-            say(f"iteration {step}: loss {loss:.4f}, {rows[-1][-1]:,} tokens/s, {left:.0f} s left",
-                end="\r" if sys.stdout.isatty() else "\n", flush=True)
+            say(f"iteration {step}: loss {loss:.4f}, {speed:,} tokens/s, {now * (1 / max(fraction, 1e-9) - 1):.0f} s left",
+                end="\r" if live else "\n", flush=True)
     for s, handler in handlers.items():
         signal.signal(s, handler)
     if not master:
         return None
     if caught:
         save()
-        say(f"\nstopped and saved at iteration {step}; add resume=true to go on")
+        say(f"\nstopped and saved after iteration {step}; add resume=true to go on")
         return None
-    rows.append([step, round(seconds, 3), "", "", "", 0.0, 0.0])
-    report()
-    val = evaluate(model, data.val, train.batch_size, device, context)
-    rows[-1][3:5] = round(val, 6), round(val * bits, 6)
-    save()
+    if step > rows[-1][0] or rows[-1][2] != "":         # not when a finished run is resumed
+        rows.append([step, round(seconds, 3), "", "", "", 0.0, 0.0])
+    val = report(None)
     draw(out, {"loss.png": lambda path: draw_loss(rows, f"{train.model} on {Path(train.dataset).name}", path),
                "physics.png": lambda path: module.portrait(model, data.val[:512].astype(np.int64), path)})
     say(f"{step} iterations in {seconds:.0f} s; the whole validation text: {val:.4f} nats per token, {val * bits:.4f} bits "
@@ -527,32 +513,33 @@ def run(train, config, module, data, ckpt=None, clock=time.perf_counter):
 
 
 def main():
-    argv = sys.argv[1:]
-    given = split(argv)
+    given = split(sys.argv[1:])
     module = load_model(given.get("model", Train.model))
-    preset = given.get("preset", "")
-    if preset and preset not in getattr(module, "PRESETS", {}):
-        raise UserError(f"no preset '{preset}' in {module.__file__}; there are {', '.join(getattr(module, 'PRESETS', {}))}")
-    defaults = dict(module.PRESETS[preset]) if preset else {}
-    train = settings(argv, Train, module.Config, defaults=defaults)[0]
-    out = train.out or f"out/{train.model}"
-    ckpt = None
-    if train.resume and Path(out, "ckpt.pt").exists():
-        ckpt = load_checkpoint(Path(out, "ckpt.pt"))
-        defaults = ckpt["train"] | ckpt["config"]
-    elif Path(out, "ckpt.pt").exists() and not train.overwrite:
-        raise UserError(f"{out} already holds a run; resume=true goes on with it, overwrite=true starts over, out=... keeps both")
-    train, config = settings(argv, Train, module.Config, defaults=defaults | {"out": out})
+    presets, preset = getattr(module, "PRESETS", {}), given.get("preset", "")
+    if preset and preset not in presets:
+        raise UserError(f"no preset '{preset}' in {Path(module.__file__).name}; there are {', '.join(presets)}")
+    defaults, ckpt = dict(presets.get(preset, {})), None
+    train, config = settings(sys.argv[1:], Train, module.Config, defaults=defaults)
+    defaults["out"] = out = train.out or f"out/{train.model}"
+    if Path(out, "ckpt.pt").exists():
+        if train.resume:
+            ckpt = load_checkpoint(Path(out, "ckpt.pt"))
+            defaults |= ckpt["train"] | ckpt["config"] | {"out": out}
+            if "max_iters" in given or "minutes" in given:
+                defaults |= {"max_iters": 0, "minutes": 0.0}
+        elif not train.overwrite:
+            raise UserError(f"{out} holds a run; resume=true goes on with it, overwrite=true starts over, out=... keeps both")
+    train, config = settings(sys.argv[1:], Train, module.Config, defaults=defaults)
     if train.max_iters and train.minutes:
         raise UserError("max_iters and minutes contradict each other; give one")
     data = load_dataset(ensure_dataset(train.dataset, ROOT / "data", Path("out/data")))
     config.vocab_size = data.meta["vocab_size"]
     if ckpt and (ckpt["config"] != asdict(config) or ckpt["meta"]["tokenizer"] != data.meta["tokenizer"]):
-        raise UserError(f"{out}/ckpt.pt has another shape or vocabulary than these settings; resume with its own, or overwrite=true")
+        raise UserError(f"{out}/ckpt.pt has another shape or vocabulary than these settings; resume with its own settings")
     try:
         Path(out).mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise UserError(f"cannot make the folder {out}: {e.strerror}; say out=...") from None
+        raise UserError(f"cannot make the folder {out}: {e.strerror}; give another with out=...") from None
     run(train, config, module, data, ckpt)
     if dist.is_initialized():
         dist.destroy_process_group()

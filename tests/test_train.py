@@ -68,12 +68,12 @@ def test_settings_say_what_is_wrong(words, message):
 
 def test_batches_are_a_function_of_seed_and_step():
     data = np.arange(1000, dtype=np.uint16)
-    x, y = T.get_batch(data, 8, 1, 5, 6)
-    assert torch.equal(x + 1, y) and x.shape == (6, 8)
-    assert torch.equal(x, T.get_batch(data, 8, 1, 5, 6)[0])
-    assert not torch.equal(x, T.get_batch(data, 8, 1, 6, 6)[0])
-    shares = [T.get_batch(data, 8, 1, 5, 6, rank, 2)[0] for rank in (0, 1)]
-    assert torch.equal(torch.cat(shares), x)
+    x, y = T.get_batch(data, 8, 1, 5, 6, 2)
+    assert torch.equal(x + 1, y) and x.shape == (2, 6, 8)
+    assert torch.equal(x, T.get_batch(data, 8, 1, 5, 6, 2)[0])
+    assert not torch.equal(x, T.get_batch(data, 8, 1, 6, 6, 2)[0])
+    shares = [T.get_batch(data, 8, 1, 5, 6, 2, rank, 2)[0] for rank in (0, 1)]
+    assert torch.equal(torch.cat(shares, 1), x)
 
 
 def test_muon_orthogonalises():
