@@ -10,22 +10,23 @@ for which a plain transformer needs two layers. Seen as a filter along the seque
 
     H(w) = (1 + gamma) - gamma e^{-iw}      gain 1 at w = 0, gain 1 + 2 gamma at w = pi
 
-The seed calls it a high-pass; with its gain of 1 at w = 0 an engineer would say high-shelf. The seed calls it symplectic:
+The seed calls it a high-pass; with a gain of 1 at w = 0 an engineer would say high-shelf. The seed calls it symplectic:
 one step (q, p) -> (q + gamma p, p) has determinant 1, but the map of a whole *sequence* has determinant
 (1 + gamma)^(T-1), and the self-check prints both. gamma = 0 is a plain RoPE transformer: the baseline of this repo.
 
     code            symbol      meaning                                              shape
-    gamma           gamma       strength of the shear, per layer, for q and k        (2, H, 1)
+    gamma           gamma       strength of the shear, for q and k of each head      (2, H, 1)
     q, k, v         q, k, v     queries, keys (after RoPE), values                   (B, T, H, D)
     turn            e^{i t th}  RoPE: a pair of channels is one complex number       (T, 1, D/2)
     state           -           sliding cache of k^, v; the last q and k; position   a dict
     block_size      -           how many tokens a query can see
 
-Source: seeds "momentum", arXiv 2602.04902; its follow-up arXiv 2609.32319 shears keys only. The shear is a special case
-of a learned two-tap key mix a k_t + b k_{t-1}, KV Shifting Attention (arXiv 2411.19574), with |b/a| = gamma/(1+gamma) < 1.
+Source: seed "momentum", arXiv 2602.04902; the follow-up, arXiv 2609.32319, shears keys only. Earlier and more general:
+KV Shifting Attention, arXiv 2411.19574, learns both taps of a k_t + b k_{t-1}; here |b/a| = gamma/(1+gamma) < 1.
 
-What we changed, and why: RMSNorm on q and k (the shear can no longer blow up the scores), relu^2 instead of GELU, and
-output projections that start at zero: each trains better in three minutes. Norms carry no gain: the next matrix has one.
+What we changed, and why: gamma = 0.3, which lowers the loss of four layers, where the seed's range costs; RMSNorm on q
+and k, so the shear cannot blow up the scores; relu^2 for GELU and output projections that start at zero, which train
+better in three minutes; norms without a gain, as the next matrix has one.
 
 Run `python momentum.py` for the proof and a picture, `python train.py model=momentum` to train it.
 """
@@ -49,7 +50,7 @@ class Config:
     n_head: int = 4                           # attention heads
     n_embd: int = 128                         # channels
     dropout: float = 0.0                      # on both residual branches, while training
-    gamma: float = 1.0                        # strength of the shear; 0 is the plain transformer
+    gamma: float = 0.3                        # strength of the shear; 0 is the plain transformer
     learn_gamma: bool = False                 # learn one gamma per head, for q and for k, starting at gamma
     shear: Literal["qk", "k", "q"] = "qk"     # what is sheared
     mlp: bool = True                          # False: attention only, the circuit of the induction experiments
@@ -160,7 +161,7 @@ rms_norm, relu2 = RMSNorm.apply, ReLU2.apply
 
 
 def turns(pos, T, D, base=10000.0, device=None, dtype=torch.float32):
-    """RoPE's rotations e^{i t base^(-2j/D)}, t = pos .. pos+T-1, in float64 on the CPU: exact for any t, on any device."""
+    """RoPE's rotations e^{i t base^(-2j/D)}, t = pos .. pos+T-1. In float64 on the CPU: exact for any t and device."""
     freq = base ** (-torch.arange(0, D, 2, dtype=torch.float64) / D)
     angle = torch.outer(torch.arange(pos, pos + T, dtype=torch.float64), freq)[:, None]
     return torch.polar(torch.ones_like(angle), angle).to(device, dtype.to_complex())            # (T, 1, D/2)
@@ -200,7 +201,7 @@ class Attention(nn.Module):
         sheared = torch.tensor([float(name in config.shear) for name in "qk"])[:, None, None]
         self.register_buffer("sheared", sheared, persistent=False)                             # (2, 1, 1)
 
-    def qk(self, x, turn, state=None):                           # (B, T, C) -> sheared q, k and v, each (B, T, H, D)
+    def qk(self, x, turn, state=None):                           # (B, T, C) -> sheared q, k; v: each (B, T, H, D)
         qkv = self.qkv(x).unflatten(-1, (3, self.n_head, -1))                                  # (B, T, 3, H, D)
         qk, v = qkv.split((2, 1), 2)
         qk, v = rope(rms_norm(qk), turn.unsqueeze(1)), v.squeeze(2)                            # (B, T, 2, H, D)
@@ -302,9 +303,7 @@ def train_recall(config, steps, seed=0):                         # -> Model, acc
     torch.manual_seed(seed)
     data = torch.Generator().manual_seed(seed)
     model = Model(config)
-    for p in model.parameters():                                 # a tied head must first tell 64 symbols apart
-        if p.shape == model.wte.weight.shape:
-            nn.init.normal_(p, std=0.1)
+    nn.init.normal_(model.wte.weight, std=0.1)                   # a tied head must tell 64 symbols apart early
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3, fused=True)
     for step in range(steps):
         for group in optimizer.param_groups:
@@ -320,21 +319,18 @@ def train_recall(config, steps, seed=0):                         # -> Model, acc
 
 
 @torch.inference_mode()
-def scores(model, idx, sheared=True):                            # (1, T) -> per layer: q (T, H, D), weights (H, T, T)
-    """Queries and attention weights of every layer as the model runs on idx, with or without the shear in `scores`."""
-    seen = []
-    hooks = [b.attn.register_forward_pre_hook(lambda attn, args: seen.append((attn, *args[:2]))) for b in model.blocks]
-    model(idx)
-    for hook in hooks:
-        hook.remove()
-    out = []
-    for attn, x, turn in seen:
-        gamma = attn.gamma.clone()
-        attn.gamma.mul_(sheared)
-        q, k, _ = attn.qk(x, turn)                                                             # (1, T, H, D)
-        attn.gamma.copy_(gamma)
+def scores(model, idx, sheared=True):                            # (1, T) -> [q (T, H, D), weights (H, T, T)] per layer
+    """Queries and attention weights of every layer on idx; sheared=False: as they would be without the shear."""
+    c, x, out = model.config, rms_norm(model.wte(idx)), []
+    turn = turns(0, idx.shape[1], c.n_embd // c.n_head, device=x.device, dtype=x.dtype)
+    for block in model.blocks:
+        gamma = block.attn.gamma.clone()
+        block.attn.gamma.mul_(sheared)
+        q, k, _ = block.attn.qk(rms_norm(x), turn)                                             # (1, T, H, D)
+        block.attn.gamma.copy_(gamma)
         s = torch.einsum("thd,shd->hts", q[0], k[0]) / q.shape[-1] ** 0.5
         out.append((q[0], s.masked_fill(torch.ones_like(s).triu(1).bool(), -math.inf).softmax(-1)))
+        x = block(x, turn)
     return out
 
 
@@ -346,7 +342,8 @@ def portrait(model, tokens, path):
     ax = fig.subplots(2, 3)
     w, dots = np.linspace(0.01, math.pi, 200), np.linspace(0.1, math.pi, 16)
     own = model.blocks[0].attn.gamma.mean().item()
-    for gamma, colour in zip(sorted({-0.5, 0.0, 0.3, 1.0, 4.0, round(own, 2)}), "#0072B2 #999999 #009E73 #E69F00 #D55E00 #CC79A7".split()):
+    colours = "#0072B2 #999999 #009E73 #E69F00 #D55E00 #CC79A7".split()
+    for gamma, colour in zip(sorted({-0.5, 0.0, 0.3, 1.0, 4.0, round(own, 2)}), colours):
         for a, f in ((ax[0, 0], np.abs), (ax[1, 0], np.angle)):
             a.plot(w, f(response(w, gamma)), color=colour, label=f"gamma = {gamma:g}")
             a.plot(dots, f(measured_response(dots, gamma)), "o", ms=4, color=colour)
@@ -368,7 +365,7 @@ def portrait(model, tokens, path):
         share = weight.diagonal(1 - half).mean()
         a.set(title=f"{name}: {share:.0%} on the stripe", ylabel="query token", xlabel="key token (a passage, twice)")
         a.plot([1, half], [half, 2 * half - 1], ":", color="white", lw=0.8, alpha=0.6)
-    fig.suptitle(f"Momentum attention: layer {l}, head {h} puts most weight on the induction stripe, the token after the last occurrence")
+    fig.suptitle(f"Momentum attention; layer {l}, head {h} follows the induction stripe: the token after a match")
 
     freq = 2 * math.pi * np.fft.rfftfreq(2 * half)
     power = [[(torch.fft.rfft(q.float(), dim=0).abs() ** 2).mean((1, 2)).cpu() for q, _ in maps] for maps in (off, on)]
@@ -417,15 +414,13 @@ def self_check():
     check("whole model: float64 torch against NumPy, relative", abs(logits.numpy() - ref).max() / abs(ref).max(), 1e-10)
     edited = idx.clone()
     edited[:, 20:] = torch.randint(50, (2, 20))
-    check("causality: later tokens move earlier logits by", (model(edited)[0] - logits)[:, :20].abs().max().item(), 1e-12)
-    check("causality: so does the length", (model(idx[:, :20])[0] - logits[:, :20]).abs().max().item(), 1e-12)
+    check("causality: later tokens move earlier logits by", (model(edited)[0] - logits)[:, :20].abs().max(), 1e-12)
+    check("causality: so does the length", (model(idx[:, :20])[0] - logits[:, :20]).abs().max(), 1e-12)
     state = {}
     stream = torch.cat([model(chunk, state=state)[0] for chunk in idx.split((1, 1, 5, 20, 1, 12), 1)], 1)
-    check("a stream in chunks against one shot, 2.5 blocks", (stream - logits).abs().max().item(), 1e-9)
-    plain, off = Model(Config(gamma=0.0)), Model(Config(gamma=1.0))
-    off.load_state_dict({k: v * 0 if "gamma" in k else v for k, v in plain.state_dict().items()})
+    check("a stream in chunks against one shot, 2.5 blocks", (stream - logits).abs().max(), 1e-9)
     q = torch.randn(1, 9, 4, 8)
-    check("gamma = 0 is plain attention, bit for bit", float((shear(q, torch.zeros(4, 1)) != q).sum()), 0)
+    check("gamma = 0 changes no bit of q: numbers that differ", (shear(q, torch.zeros(4, 1)) != q).sum(), 0)
 
     circuit = dict(vocab_size=64, block_size=32, n_layer=1, n_embd=64, mlp=False)
     with torch.inference_mode(False), torch.enable_grad():

