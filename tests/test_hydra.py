@@ -1,0 +1,275 @@
+"""hydra.py: its kernels two ways, what each term conserves, every combination of options, and the transformer inside."""
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from train import load_model
+
+Y = load_model("hydra")
+LENGTHS = (1, 2, 3, 7, 31, 32, 33, 63, 64, 65, 257)
+SMALL = dict(vocab_size=23, block_size=12, n_layer=3, n_embd=16, n_head=2, n_field=20)
+
+
+def relative(a, b):
+    return float(abs(np.asarray(a) - np.asarray(b)).max() / max(abs(np.asarray(b)).max(), 1e-300))
+
+
+def awake(**changes):
+    """A small float64 model whose weights are all moved, so that nothing initialised to zero can hide a mistake."""
+    torch.manual_seed(0)
+    model = Y.Model(Y.Config(**SMALL | changes)).double().eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    return model
+
+
+def gradients(fast, ref, arrays, rng):
+    """Largest relative error of the torch gradients, each against a finite difference of the loop, in a random direction."""
+    leaves, worst = [torch.tensor(a).requires_grad_() for a in arrays], 0
+    y = fast(*leaves)
+    g = rng.normal(size=y.shape)
+    y.backward(torch.tensor(g))
+    for i, leaf in enumerate(leaves):
+        d, h = rng.normal(size=leaf.shape), 1e-5
+        up, down = (ref(*(a + s * h * d if i == j else a for j, a in enumerate(arrays))) for s in (1, -1))
+        slope, got = ((up - down) * g).sum() / (2 * h), (leaf.grad.numpy() * d).sum()
+        worst = max(worst, abs(got - slope) / max(1, abs(slope)))
+    return worst
+
+
+# Pressure.
+
+def sinkhorn(q, k, v, window=20, iters=2):
+    return Y.causal_sinkhorn(q[None], k[None], v[None], window, iters)[0][0]
+
+
+def sinkhorn_ref(q, k, v, window=20, iters=2):
+    return Y.causal_sinkhorn_ref(q, k, v, window, iters)
+
+
+@pytest.mark.parametrize("T", LENGTHS)
+def test_sinkhorn_two_ways(T):
+    rng = np.random.default_rng(T)
+    qkv = rng.normal(size=(3, T, 2, 6))
+    for iters in (0, 1, 3):
+        gap = relative(sinkhorn(*torch.tensor(qkv), iters=iters), sinkhorn_ref(*qkv, iters=iters))
+        assert gap < 1e-12, f"{iters} iterations: {gap:.1e} relative"
+    assert (gap := gradients(sinkhorn, sinkhorn_ref, qkv, rng)) < 1e-6, f"gradients: {gap:.1e} relative"
+
+
+@pytest.mark.parametrize("T", (1, 7, 33, 64))
+def test_sinkhorn_masses_go_on(T):
+    """The masses after T queries, cut to the window, continue the sequence; and they are sums of weights."""
+    q, k, v = torch.randn(3, 1, T + 9, 2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(T))
+    whole, weights, _ = Y.causal_sinkhorn(q, k, v, 20, 2)
+    _, _, mass = Y.causal_sinkhorn(q[:, :T], k[:, :T], v[:, :T], 20, 2)
+    _, first, _ = Y.causal_sinkhorn(q[:, :T], k[:, :T], v[:, :T], 20, 1)
+    assert relative(mass[1][:, :, 0], first.sum(2)) < 1e-12
+    old = max(0, T - 19)
+    mass = [F.pad(m, (0, 9))[..., old:] for m in mass]
+    rest, _, _ = Y.causal_sinkhorn(q[:, T:], k[:, old:], v[:, old:], 20, 2, mass)
+    assert (gap := relative(rest, whole[:, T:])) < 1e-12, f"{gap:.1e}"
+    assert relative(weights.sum(-1), np.ones(1)) < 1e-12 and (weights >= 0).all()
+
+
+def test_sinkhorn_against_closed_forms():
+    """Two tokens of equal score: an iteration adds 2 to 1 / A_10. The limit is the identity, the only doubly stochastic one."""
+    q, v = np.zeros((2, 1, 2)), np.array([[[1.0]], [[0.0]]])
+    for n in (0, 1, 2, 50):
+        assert abs(Y.causal_sinkhorn_ref(q, q, v, 2, n)[1, 0, 0] - 1 / (2 + 2 * n)) < 1e-14
+    q = torch.randn(1, 6, 1, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    gaps = [(Y.causal_sinkhorn(q, q, q, 6, n)[1][0, 0] - torch.eye(6)).abs().max().item() for n in (0, 10, 2000)]
+    assert gaps[0] > gaps[1] > gaps[2] and gaps[2] < 0.01
+    softmax = Y.attention(q, q, q, 4)
+    assert relative(Y.causal_sinkhorn(q, q, q, 4, 0)[0], softmax) < 1e-12
+
+
+def test_sinkhorn_check_can_fail():
+    """The original's mistake, column sums over all queries, is another operator and sees the future."""
+    q, k, v = torch.randn(3, 1, 40, 2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    _, w, _ = Y.causal_sinkhorn(q, k, v, 40, 0)
+    w = w / w.sum(2, keepdim=True)
+    y = torch.einsum("bhts,bshd->bthd", w / w.sum(-1, keepdim=True), v)
+    assert relative(y[0], Y.causal_sinkhorn_ref(q[0].numpy(), k[0].numpy(), v[0].numpy(), 40, 1)) > 1e-2
+
+
+# Rotation.
+
+@pytest.mark.parametrize("how", ["euler", "cayley"])
+def test_rotation_two_ways(how):
+    fast = lambda z, free, kappa: Y.rotation(z, Y.skew(free, 7), kappa, how)
+    ref = lambda z, free, kappa: Y.rotation_ref(z, Y.skew_ref(free, 7), kappa, how)
+    for T in LENGTHS:
+        rng = np.random.default_rng(T)
+        arrays = rng.normal(size=(T, 7)), rng.normal(size=21), np.array(0.7)
+        assert (gap := relative(fast(*map(torch.tensor, arrays)), ref(*arrays))) < 1e-12, f"{gap:.1e} relative"
+        assert (gap := gradients(fast, ref, arrays, rng)) < 1e-6, f"gradients: {gap:.1e} relative"
+        assert relative(fast(*map(torch.tensor, arrays)), ref(arrays[0], arrays[1], -0.7)) > 1e-2, "a sign must be seen"
+
+
+def test_rotation_conserves():
+    rng = np.random.default_rng(0)
+    z, omega = torch.tensor(rng.normal(size=(50, 16))), Y.skew(torch.tensor(rng.normal(size=120)), 16)
+    assert torch.equal(omega, -omega.T) and omega.count_nonzero() == 240
+    assert F.cosine_similarity(z, z @ omega, -1).abs().max() < 1e-12
+    norm = lambda how, kappa: Y.rotation(z, omega, kappa, how).norm(dim=-1) / z.norm(dim=-1)
+    assert (norm("cayley", 3.0) - 1).abs().max() < 1e-12
+    growth = [norm("euler", kappa).mean().item() - 1 for kappa in (1e-3, 2e-3)]
+    assert abs(growth[1] / growth[0] - 4) < 0.01, "Euler's norm grows by second order"
+    eye, c, s = torch.eye(2).double(), np.cos(2 * np.arctan(0.6)), np.sin(2 * np.arctan(0.6))
+    plane = Y.rotation(eye, Y.skew(torch.tensor([0.8], dtype=torch.float64), 2), 1.5, "cayley")
+    assert relative(plane, [[c, -s], [s, c]]) < 1e-12, "in two dimensions the angle is 2 atan(kappa omega / 2)"
+
+
+# Viscosity.
+
+@pytest.mark.parametrize("laplacian", ["upwind", "seed"])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_viscosity_two_ways(laplacian, streamed):
+    for T in LENGTHS:
+        rng = np.random.default_rng(T)
+        arrays = (rng.normal(size=(T, 3)), rng.normal(size=(2, 3)))[:1 + streamed]
+        fast = lambda z, *last: Y.viscosity(z[None], 0.3, laplacian, *(x[None] for x in last))[0][0]
+        ref = lambda z, *last: Y.viscosity_ref(z, 0.3, laplacian, *last)
+        assert (gap := relative(fast(*map(torch.tensor, arrays)), ref(*arrays))) < 1e-12, f"{gap:.1e} relative"
+        assert (gap := gradients(fast, ref, arrays, rng)) < 1e-6, f"gradients: {gap:.1e} relative"
+        late = fast(*(torch.tensor(a).roll(1, 0) for a in arrays)).roll(-1, 0)
+        assert T < 7 or relative(late, ref(*arrays)) > 1e-2, "an edge off by one must be seen"
+
+
+def test_viscosity_is_the_filter_of_its_formula():
+    """Gain and phase of both stencils against 1 - nu + nu e^{-iw} and 1 + nu (1 - e^{-iw})^2; upwind only damps."""
+    t = torch.arange(12, dtype=torch.float64)
+    for w in np.linspace(0.1, np.pi, 7):
+        wave, e = torch.stack((torch.cos(w * t), torch.sin(w * t)), -1)[None], np.exp(-1j * w)
+        for laplacian, H in (("upwind", 0.7 + 0.3 * e), ("seed", 1 + 0.3 * (1 - e) ** 2)):
+            y = torch.view_as_complex(Y.viscosity(wave, 0.3, laplacian)[0].contiguous()) / torch.polar(t * 0 + 1, w * t)
+            assert abs(y[0, -1].item() - H) < 1e-12
+    for nu in (0.1, 0.5, 1.0):
+        z = torch.randn(4, 65, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        variation = lambda u: u.diff(dim=1).abs().sum(1)
+        assert (variation(Y.viscosity(z, nu, "upwind")[0]) <= variation(z)).all()
+        assert (variation(Y.viscosity(z, nu, "seed")[0]) > variation(z)).any()
+
+
+@pytest.mark.parametrize("L", [1, 2, 3, 12])
+def test_schedules(L):
+    falling, constant, rising = ([Y.Config(n_layer=L, nu=0.4, schedule=s).nu_at(l) for l in range(L)]
+                                 for s in ("falling", "constant", "rising"))
+    assert (np.diff(falling) <= 0).all() and falling[-1] == 0 and (L == 1 or falling[0] == 0.4)
+    assert constant == [0.4] * L and (L == 1 or np.allclose(rising, falling[::-1]))
+
+
+# Lorentz force.
+
+def field_arrays(T, rng, C=6, R=9):
+    return rng.normal(size=(T, C)), rng.normal(size=(R, C)), rng.normal(size=R), rng.normal(size=(C, R))
+
+
+@pytest.mark.parametrize("T", LENGTHS)
+def test_lorentz_two_ways(T):
+    """Four products against the Jacobian in full; the wrong sign of G^T, and no projection, are seen."""
+    rng = np.random.default_rng(T)
+    arrays = field_arrays(T, rng)
+    force = Y.lorentz_ref(*arrays)
+    assert (gap := relative(Y.lorentz(*map(torch.tensor, arrays)), force)) < 1e-11, f"{gap:.1e} relative"
+    assert (gap := gradients(Y.lorentz, Y.lorentz_ref, arrays, rng)) < 1e-6, f"gradients: {gap:.1e} relative"
+    M, J = Y.field_ref(arrays[0][0], *arrays[1:])
+    assert relative((J - J.T) @ M / 2, force[0]) > 1e-3 and relative((J + J.T) @ M / 2, force[0]) > 1e-2
+
+
+def test_lorentz_by_finite_differences_and_autograd():
+    """The Jacobian by central differences and by autograd; M.F = 0 with the force as it is and projected."""
+    rng = np.random.default_rng(0)
+    (n, *w), h = field_arrays(5, rng), 1e-5
+
+    def field(x):
+        g = F.linear(F.silu(F.linear(x, torch.tensor(w[0]), torch.tensor(w[1]))), torch.tensor(w[2]))
+        return g - x * (x @ g) / (x @ x)
+
+    force = Y.lorentz(torch.tensor(n), *map(torch.tensor, w)).numpy()
+    for x, f in zip(n, force):
+        M, J = Y.field_ref(x, *w)
+        slope = np.stack([(Y.field_ref(x + e, *w)[0] - Y.field_ref(x - e, *w)[0]) / (2 * h) for e in h * np.eye(6)], 1)
+        auto = torch.autograd.functional.jacobian(field, torch.tensor(x)).numpy()
+        assert relative(J, slope) < 1e-8 and relative(J, auto) < 1e-12
+        raw = (J - J.T) @ M / 2
+        scale = np.linalg.norm(M) * np.linalg.norm(raw)
+        assert abs(M @ raw) < 1e-12 * scale and abs(M @ f) < 1e-12 * scale, "the force does no work on the field"
+        assert abs(x @ f) < 1e-12 * np.linalg.norm(x) * np.linalg.norm(f), "and stays on the sphere"
+        assert relative(f, raw - x * (x @ raw) / (x @ x)) < 1e-11
+
+
+# The whole model.
+
+COMBINATIONS = list(itertools.product((None, 0, 1, 3), ("euler", "cayley"), ("upwind", "seed"), (False, True)))
+
+
+@pytest.mark.parametrize("iters, rotation, laplacian, zeus", COMBINATIONS)
+@torch.no_grad()
+def test_every_combination(iters, rotation, laplacian, zeus):
+    """Reference, causality and streams for all combinations of the options, two blocks and a half long."""
+    pressure = dict(pressure="softmax") if iters is None else dict(pressure="sinkhorn", sinkhorn_iters=iters)
+    model = awake(**pressure, rotation=rotation, laplacian=laplacian, zeus=zeus)
+    idx, other = torch.randint(23, (2, 2, 30), generator=torch.Generator().manual_seed(1))
+    logits = model(idx)[0]
+    ref = Y.forward_ref({k: v.numpy() for k, v in model.state_dict().items()}, idx.numpy(), model.config)
+    assert (gap := relative(logits, ref)) < 1e-10, f"{gap:.1e} relative"
+    for t in (1, 12, 17):
+        edited = model(torch.cat((idx[:, :t], other[:, t:]), 1))[0]
+        assert (gap := (edited - logits)[:, :t].abs().max()) <= 1e-12, f"later tokens move the first {t} logits by {gap:.1e}"
+        assert (gap := (model(idx[:, :t])[0] - logits[:, :t]).abs().max()) <= 1e-12, f"so does the length: {gap:.1e}"
+    for lengths in ([1] * 30, (13, 1, 1, 12, 3), (2, 5, 23)):
+        state = {}
+        stream = torch.cat([model(chunk, state=state)[0] for chunk in idx.split(lengths, 1)], 1)
+        assert (gap := (stream - logits).abs().max()) < 1e-9, f"chunks {lengths}: {gap:.1e}"
+
+
+def test_gradients_of_a_whole_model():
+    """All parameters of a model with everything on, against finite differences of forward_ref."""
+    model = awake(pressure="sinkhorn", sinkhorn_iters=2, rotation="cayley", zeus=True)
+    idx = torch.randint(23, (1, 15), generator=torch.Generator().manual_seed(1))
+    names = [k for k, _ in model.named_parameters()]
+    arrays = [p.detach().numpy() for p in model.parameters()]
+    fast = lambda *leaves: torch.func.functional_call(model, dict(zip(names, leaves)), (idx,))[0]
+    ref = lambda *values: Y.forward_ref(dict(zip(names, values)), idx.numpy(), model.config)
+    assert (gap := gradients(fast, ref, arrays, np.random.default_rng(0))) < 1e-5, f"{gap:.1e} relative"
+
+
+@torch.no_grad()
+def test_viscosity_changes_the_logits():
+    idx = torch.randint(23, (1, 20), generator=torch.Generator().manual_seed(1))
+    logits = {nu: awake(nu=nu)(idx)[0] for nu in (0, 0.01, 0.3)}
+    assert relative(logits[0.01], logits[0]) > 1e-4 and relative(logits[0.3], logits[0]) > 1e-2
+
+
+@torch.no_grad()
+def test_all_off_is_a_transformer_without_mlp():
+    """Bit for bit the logits of momentum.py without shear and MLP, with the same weights."""
+    model = awake(nu=0.0, kappa=0.0).float()
+    P = load_model("momentum")
+    plain = P.Model(P.Config(**{k: v for k, v in SMALL.items() if k != "n_field"}, gamma=0.0, mlp=False)).eval()
+    weights = {k.replace("steps", "blocks").replace("pressure", "attn"): v for k, v in model.state_dict().items()}
+    plain.load_state_dict(plain.state_dict() | weights)
+    assert set(weights) == {k for k in plain.state_dict() if "gamma" not in k}
+    idx = torch.randint(23, (2, 30), generator=torch.Generator().manual_seed(1))
+    assert torch.equal(model(idx)[0], plain(idx)[0])
+
+
+def test_less_than_half_of_the_parameters():
+    P = load_model("momentum")
+    count = lambda model: sum(p.numel() for p in model.parameters() if p.requires_grad)
+    ours, baseline = count(Y.Model(Y.Config(vocab_size=65))), count(P.Model(P.Config(vocab_size=65, gamma=0.0)))
+    assert ours < baseline / 2, f"{ours:,} against {baseline:,}"
+    free = [p for k, p in Y.Model(Y.Config()).named_parameters() if k.endswith("free")]
+    assert [p.numel() for p in free] == [128 * 127 // 2] * 4
+
+
+@pytest.mark.parametrize("wrong", [dict(nu=1.5), dict(nu=-0.1), dict(n_embd=100, n_head=3)])
+def test_impossible_settings(wrong):
+    with pytest.raises(ValueError, match="nu=|n_embd="):
+        Y.Config(**wrong)
