@@ -472,8 +472,8 @@ def self_check():
     M, J = map(np.array, zip(*(field_ref(n, *field) for n in z)))
     slope = [(field_ref(z[0] + h, *field)[0] - field_ref(z[0] - h, *field)[0]) / 2e-5 for h in 1e-5 * np.eye(16)]
     check("Jacobian of the field against finite differences", abs(J[0] - np.stack(slope, 1)).max(), 1e-8)
-    check("the force does no work: cosine of F and M", F.cosine_similarity(force, torch.tensor(M), 2).abs().max(), 1e-12)
-    check("nor does the rotation: cosine of z and z Omega", F.cosine_similarity(zt, zt @ omega, -1).abs().max(), 1e-12)
+    check("the force does no work: cosine F, M", F.cosine_similarity(force, torch.tensor(M), 2).abs().max(), 1e-12)
+    check("nor does the rotation: cosine z, z Omega", F.cosine_similarity(zt, zt @ omega, -1).abs().max(), 1e-12)
     check("Cayley: |z| after / before - 1", (turned["cayley"].norm(dim=-1) / zt.norm(dim=-1) - 1).abs().max(), 1e-12)
     before, after = (u.diff(dim=1).abs().sum((0, 1)) for u in (zt, viscosity(zt, 0.9, "upwind")[0]))
     check("upwind: total variation after / before, worst channel", (after / before).max(), 1)

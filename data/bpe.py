@@ -41,38 +41,33 @@ def train(text, vocab_size):
         if n != -count[pair]:                           # a count only falls once its pair is in the heap,
             heapq.heappush(heap, (-count[pair], pair))  # so mending it when it comes up is soon enough
             continue
-        new, fresh = len(tokens), set()
-        tokens.append(tokens[pair[0]] + tokens[pair[1]])
+        (a, b), new, fresh = pair, len(tokens), set()
+        tokens.append(tokens[a] + tokens[b])
         for w in where.pop(pair):
-            words[w] = merge(words[w], pair, new, times[w], count, fresh, where, w)
+            word, merged, i, n = words[w], [], 0, times[w]
+            while i < len(word):
+                if word[i] != a or word[i + 1:i + 2] != [b]:
+                    merged.append(word[i])
+                    i += 1
+                    continue
+                beside = []                             # the pairs that `new` makes with its neighbours
+                if merged:
+                    count[merged[-1], a] -= n
+                    beside.append((merged[-1], new))
+                if i + 2 < len(word):
+                    count[b, word[i + 2]] -= n
+                    beside.append((new, word[i + 2]))
+                for p in beside:
+                    count[p] += n
+                    where[p].add(w)
+                fresh.update(beside)
+                merged.append(new)
+                i += 2
+            words[w] = merged
+        del count[pair]
         for p in fresh:
             heapq.heappush(heap, (-count[p], p))
     return tokens
-
-
-def merge(word, pair, new, n, count, fresh, where, w):
-    """Word w, which occurs n times, with `new` for every occurrence of the pair from left to right; the rest is told."""
-    (a, b), merged, i, end = pair, [], 0, len(word) - 1
-    while i <= end:
-        if word[i] != a or i == end or word[i + 1] != b:
-            merged.append(word[i])
-            i += 1
-            continue
-        count[pair] -= n
-        neighbours = []
-        if merged:
-            count[merged[-1], a] -= n
-            neighbours.append((merged[-1], new))
-        if i + 1 < end:
-            count[b, word[i + 2]] -= n
-            neighbours.append((new, word[i + 2]))
-        for p in neighbours:
-            count[p] += n
-            where[p].add(w)
-            fresh.add(p)
-        merged.append(new)
-        i += 2
-    return merged
 
 
 def spec(tokens):

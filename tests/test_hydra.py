@@ -1,4 +1,4 @@
-"""hydra.py: its kernels two ways, what each term conserves, every combination of options, and the transformer inside."""
+"""hydra.py: its kernels two ways, what each term conserves, all combinations of options, the transformer inside."""
 import itertools
 
 import numpy as np
@@ -28,7 +28,7 @@ def awake(**changes):
 
 
 def gradients(fast, ref, arrays, rng):
-    """Largest relative error of the torch gradients, each against a finite difference of the loop, in a random direction."""
+    """Largest relative error of the gradients, each against a finite difference of the loop in a random direction."""
     leaves, worst = [torch.tensor(a).requires_grad_() for a in arrays], 0
     y = fast(*leaves)
     g = rng.normal(size=y.shape)
@@ -77,7 +77,7 @@ def test_sinkhorn_masses_go_on(T):
 
 
 def test_sinkhorn_against_closed_forms():
-    """Two tokens of equal score: an iteration adds 2 to 1 / A_10. The limit is the identity, the only doubly stochastic one."""
+    """Two tokens of equal score: an iteration adds 2 to 1 / A_10; the limit is the identity. No iteration: softmax."""
     q, v = np.zeros((2, 1, 2)), np.array([[[1.0]], [[0.0]]])
     for n in (0, 1, 2, 50):
         assert abs(Y.causal_sinkhorn_ref(q, q, v, 2, n)[1, 0, 0] - 1 / (2 + 2 * n)) < 1e-14
@@ -221,7 +221,7 @@ def test_every_combination(iters, rotation, laplacian, zeus):
     assert (gap := relative(logits, ref)) < 1e-10, f"{gap:.1e} relative"
     for t in (1, 12, 17):
         edited = model(torch.cat((idx[:, :t], other[:, t:]), 1))[0]
-        assert (gap := (edited - logits)[:, :t].abs().max()) <= 1e-12, f"later tokens move the first {t} logits by {gap:.1e}"
+        assert (gap := (edited - logits)[:, :t].abs().max()) <= 1e-12, f"later tokens move {t} logits by {gap:.1e}"
         assert (gap := (model(idx[:, :t])[0] - logits[:, :t]).abs().max()) <= 1e-12, f"so does the length: {gap:.1e}"
     for lengths in ([1] * 30, (13, 1, 1, 12, 3), (2, 5, 23)):
         state = {}

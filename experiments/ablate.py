@@ -1,0 +1,150 @@
+"""
+Which terms of each model matter? Leave out one at a time, train on the same batches, compare the validation losses.
+
+The models have no switches for this. A term is removed from outside, before training: a parameter is set to the value
+that makes the term vanish and kept there, or the output of a layer is overwritten. Everything else stays, also the
+speed: the comparison is at equal tokens.
+
+    python experiments/ablate.py                   about five minutes on two cores: one seed, 60 iterations
+    python experiments/ablate.py full=true         three seeds, 300 iterations; resume=true goes on
+"""
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common import COLOUR, NAMES, collect, read_settings, save_picture, short_run
+
+import train
+from train import ensure_dataset, guard
+
+COLUMNS = "model without iters seed dataset small val_loss bits_per_byte".split()
+
+
+@dataclass
+class Settings:
+    out: str = "assets"             # folder of ablate.csv and ablate.png
+    full: bool = False              # three seeds, 300 iterations
+    seeds: int = 1                  # runs per term
+    max_iters: int = 60             # iterations of each run
+    models: str = ",".join(NAMES)   # whose terms
+    dataset: str = "plays"          # the text
+    small: bool = False             # tiny models, to try the script out
+    resume: bool = False            # keep what ablate.csv already holds
+
+
+FULL = dict(seeds=3, max_iters=300)
+
+
+@torch.no_grad()
+def freeze(model, ending, value):
+    """Set all parameters whose names end so to a value, and keep them there."""
+    for name, p in model.named_parameters():
+        if name.endswith(ending):
+            p.requires_grad_(False).copy_(torch.as_tensor(value).expand_as(p))
+
+
+def without_pump(model):
+    """alpha holds two numbers per channel, softplus-ed: of the pump and of the local mean. The first goes to -30."""
+    for block in model.blocks:
+        with torch.no_grad():
+            block.alpha[0] = -30.0
+        block.alpha.register_hook(lambda grad: grad * torch.tensor([[0.0], [1.0]]))
+
+
+def without_gate(model):
+    """kvg gives keys, values and gates side by side; the gates stay where they start, at 2."""
+    def open_gates(layer, args, kvg):
+        k, v, g = kvg.chunk(3, -1)
+        return torch.cat((k, v, torch.full_like(g, 2)), -1)
+    for block in model.blocks:
+        block.attn.kvg.register_forward_hook(open_gates)
+
+
+def without_viscosity(model):
+    for step in model.steps:
+        step.nu = 0.0
+
+
+def without_slow_rope(model):
+    model.config.slow_base = 0.0
+
+
+TERMS = {
+    "fluidlm": {
+        "diffusion": lambda m: freeze(m, "diff", -30.0),                     # softplus(-30) = 1e-13
+        "SSM": lambda m: freeze(m, "ssm.proj.weight", 0.0),
+        "reaction": lambda m: freeze(m, "reaction.proj.weight", 0.0),        # and with it what the pump pumps
+        "pump": without_pump,
+        "local mean": lambda m: freeze(m, "local.weight", 0.0)},
+    "wavefield": {
+        "coupling of heads": lambda m: freeze(m, "coupling", 50 * torch.eye(m.config.n_head)),       # identity
+        "gate": without_gate,
+        "interference": lambda m: freeze(m, "field.proj.weight", 0.0),
+        "oscillation": lambda m: (freeze(m, "omega", 0.0), freeze(m, "phi", 0.0))},                  # decay only
+    "hydra": {
+        "pressure": lambda m: freeze(m, "pressure.proj.weight", 0.0),
+        "rotation": lambda m: freeze(m, "free", 0.0),
+        "viscosity": without_viscosity},
+    "momentum": {
+        "shear": lambda m: freeze(m, "gamma", 0.0),
+        "MLP": lambda m: freeze(m, "mlp.proj.weight", 0.0)},
+    "advection_glu": {
+        "context in the viscosity": lambda m: freeze(m, "nu_up.weight", 0.0),                # one nu per channel
+        "slow RoPE": without_slow_rope,
+        "transport": lambda m: freeze(m, "ffn.proj.weight", 0.0)},
+}
+
+
+def work(name, without, iters, seed, dataset, small):
+    alter = TERMS[name].get(without, lambda model: None)         # "" leaves everything in
+    ckpt, _, _ = short_run(name, dataset, small=small, alter=alter, max_iters=iters, seed=seed, eval_interval=iters)
+    return [ckpt["rows"][-1][3:5]]
+
+
+def draw(rows, s):
+    from matplotlib.figure import Figure
+    ax = Figure(figsize=(9, 7.5), layout="constrained").subplots()
+    loss = {(r["model"], r["without"], r["seed"]): r["val_loss"] for r in rows}
+    y, labels = 0, {}
+    for name in s.models.split(","):
+        whole = [loss[name, "", seed] for seed in range(s.seeds)]
+        print(f"{name:<14} {'whole':<26} {np.mean(whole):.4f}")
+        labels[y] = f"{name}  {np.mean(whole):.3f}"
+        for term in TERMS[name]:
+            y += 1
+            gaps = [loss[name, term, seed] - loss[name, "", seed] for seed in range(s.seeds)]
+            print(f"{'':<14} without {term:<26} {np.mean(gaps):+.4f}   from {min(gaps):+.4f} to {max(gaps):+.4f}")
+            ax.barh(y, np.mean(gaps), color=COLOUR[name], alpha=0.8)
+            ax.plot(gaps, [y] * len(gaps), "k.", ms=4)
+            ax.annotate(f"{np.mean(gaps):+.3f}", (max(0, *gaps, np.mean(gaps)), y), xytext=(5, 0),
+                        textcoords="offset points", va="center", fontsize=8)
+            labels[y] = term
+        y += 1.5
+    ax.axvline(0, color="black", lw=0.8)
+    ax.set_xscale("symlog", linthresh=0.1)
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.set(yticks=list(labels), yticklabels=list(labels.values()),
+           xlabel="rise of the validation loss (nats per token)", title=f"One term left out, {s.max_iters} iterations")
+    for label in ax.get_yticklabels():
+        if label.get_text().split()[0] in TERMS:
+            label.set(weight="bold", color=COLOUR[label.get_text().split()[0]])
+    ax.invert_yaxis()
+    ax.margins(x=0.25)
+    save_picture(ax.figure, s.out, "ablate.png")
+
+
+def main():
+    s = read_settings(Settings, FULL)
+    ensure_dataset(s.dataset, train.ROOT / "data", Path("out/data"))
+    jobs = [(name, term, s.max_iters, seed, s.dataset, s.small)
+            for seed in range(s.seeds) for name in s.models.split(",") for term in ("", *TERMS[name])]
+    draw(collect(Path(s.out, "ablate.csv"), COLUMNS, work, jobs, s.resume), s)
+
+
+if __name__ == "__main__":
+    guard(main)

@@ -1,0 +1,78 @@
+"""
+Ten things to change and watch: what does one setting do to what a model learns, and what does the reader see?
+
+Every change is one key=value of `train.py`. Each is trained for the same iterations, on the same batches, as its model with
+its defaults; the table shows both validation losses, the picture their difference.
+
+    python experiments/changes.py                  a few minutes on two cores: 40 iterations each
+    python experiments/changes.py full=true        200 iterations; resume=true goes on
+"""
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common import COLOUR, collect, read_settings, save_picture
+
+import train
+from data.text import ensure_dataset, load_dataset
+from train import guard, load_model
+
+CHANGES = ["momentum gamma=-0.5", "momentum gamma=1", "momentum shear=k", "wavefield init=seed", "wavefield stride=1",
+           "hydra nu=0", "hydra laplacian=seed", "hydra rotation=cayley", "fluidlm n_steps=1", "fluidlm pump=broadcast",
+           "advection_glu pre_ln=false", "advection_glu viscosity=token"]
+COLUMNS = "change dataset iters small train_loss val_loss".split()
+
+
+@dataclass
+class Settings:
+    out: str = "assets"             # folder of changes.csv and changes.png
+    full: bool = False              # 200 iterations
+    iters: int = 40                 # iterations of each run
+    dataset: str = "plays"          # the text
+    small: bool = False             # tiny models, to try the script out
+    resume: bool = False            # keep what changes.csv already holds
+
+
+def work(change, dataset, iters, small):
+    """Train `model key=value ...`; the mean of the last ten training losses, and the loss on the validation text."""
+    name, *words = change.split()
+    module, data = load_model(name), load_dataset(ensure_dataset(dataset, train.ROOT / "data", Path("out/data")))
+    sizes = dict(n_layer=1, n_embd=16, block_size=16) if small else {}
+    config = train.settings(words, module.Config, defaults=sizes | {"vocab_size": data.meta["vocab_size"]})
+    train.generate, module.portrait = lambda *args: [], lambda *args: None
+    with tempfile.TemporaryDirectory() as out:
+        run = train.Train(model=name, dataset=dataset, out=out, device="cpu", max_iters=iters, eval_interval=iters)
+        val = train.run(run, config, module, data)
+        losses = [row[2] for row in train.load_checkpoint(f"{out}/ckpt.pt")["rows"] if row[2] != ""]
+    return [[sum(losses[-10:]) / len(losses[-10:]), val]]
+
+
+def main():
+    s = read_settings(Settings, dict(iters=200))
+    ensure_dataset(s.dataset, train.ROOT / "data", Path("out/data"))
+    models = sorted({change.split()[0] for change in CHANGES})
+    rows = collect(Path(s.out, "changes.csv"), COLUMNS, work,
+                   [(change, s.dataset, s.iters, s.small) for change in [*models, *CHANGES]], s.resume)
+    val = {row["change"]: row["val_loss"] for row in rows}
+
+    from matplotlib.figure import Figure
+    ax = Figure(figsize=(9, 5), layout="constrained").subplots()
+    for i, change in enumerate(CHANGES):
+        gap = val[change] - val[change.split()[0]]
+        print(f"{change:<32} {val[change]:.3f} instead of {val[change.split()[0]]:.3f}")
+        ax.barh(i, gap, color=COLOUR[change.split()[0]])
+        ax.annotate(f"{gap:+.3f}", (gap, i), xytext=(4 if gap >= 0 else -4, 0), textcoords="offset points", va="center",
+                    ha="left" if gap >= 0 else "right", fontsize=9)
+    ax.set(yticks=range(len(CHANGES)), yticklabels=CHANGES, xlabel="change of the validation loss (nats per token); left is better",
+           title=f"One setting changed, {s.iters} iterations")
+    ax.invert_yaxis()
+    ax.margins(x=0.15)
+    ax.axvline(0, color="black", lw=0.8)
+    save_picture(ax.figure, s.out, "changes.png")
+
+
+if __name__ == "__main__":
+    guard(main)

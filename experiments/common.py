@@ -1,0 +1,125 @@
+"""
+What the experiments share: settings with a quick and a full set, jobs spread over the cores, short trainings,
+stopwatches.
+
+A job is a tuple of names and numbers, its result a few numbers more: together a row of a CSV. Rows are written as
+they come, so a long experiment can be stopped and gone on with (resume=true). One thread per process: timings repeat,
+and two jobs on two cores do not disturb each other.
+"""
+import csv
+import io
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import train
+from data.text import UserError, load_dataset, write_atomic
+
+COLOURS = "#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #000000".split()        # Okabe and Ito
+NAMES = "momentum wavefield fluidlm hydra advection_glu".split()
+COLOUR = dict(zip(NAMES, COLOURS)) | {"baseline": "#777777"}
+
+torch.set_num_threads(1)
+
+
+def read_settings(Settings, full):
+    """Settings from the command line; full=true takes the values of `full` as defaults."""
+    argv = sys.argv[1:]
+    return train.settings(argv, Settings, defaults=full if train.split(argv).get("full", "").lower() == "true" else {})
+
+
+def number(text):
+    """What a cell of a CSV says: a number if it can be one."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def write_csv(path, columns, rows):
+    """Rows of a table as a file; numbers with at most six digits after the first."""
+    text = io.StringIO()
+    cells = [[f"{v:.7g}" if isinstance(v, float) else v for v in row] for row in rows]
+    csv.writer(text, lineterminator="\n").writerows([columns, *cells])
+    write_atomic(path, text.getvalue().encode())
+
+
+def read_csv(path):
+    """The rows of a CSV as dicts; none if there is no file."""
+    if not Path(path).exists():
+        return []
+    return [{k: number(v) for k, v in row.items()} for row in csv.DictReader(io.StringIO(Path(path).read_text()))]
+
+
+def collect(path, columns, work, jobs, resume=False):
+    """The rows, as dicts, of work(*job) for every job: a list of lists that go on after the columns of the job itself.
+    resume: jobs whose rows are in the CSV already are not done again."""
+    jobs, keys = list(jobs), columns[:len(jobs[0])]
+    wanted, done = {tuple(number(str(v)) for v in job): job for job in jobs}, {}
+    for row in read_csv(path) if resume else []:
+        key = tuple(row.get(k) for k in keys)
+        if key in wanted and list(row) == columns:
+            done.setdefault(wanted[key], []).append([row[k] for k in columns[len(keys):]])
+    todo, began = [job for job in jobs if job not in done], time.perf_counter()
+
+    def finished(job, results):
+        done[job] = results
+        write_csv(path, columns, [[*j, *r] for j in jobs for r in done.get(j, [])])
+        values = ", ".join(f"{k} {v:.4g}" for k, v in zip(columns[len(keys):], results[-1]) if not isinstance(v, str))
+        print(f"{time.perf_counter() - began:5.0f} s {len(done):3d}/{len(jobs)} ", *job, f"  {values}", flush=True)
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if min(cores, len(todo)) <= 1:
+        for job in todo:
+            finished(job, work(*job))
+    else:
+        with ProcessPoolExecutor(min(cores, len(todo)), multiprocessing.get_context("spawn")) as pool:
+            futures = {pool.submit(work, *job): job for job in todo}
+            for future in as_completed(futures):
+                finished(futures[future], future.result())
+    write_csv(path, columns, [[*j, *r] for j in jobs for r in done[j]])
+    return read_csv(path)
+
+
+def short_run(name, dataset, changes={}, small=False, alter=lambda model: None, clock=time.perf_counter, **settings):
+    """Train a model by train.py, without samples and portraits -> checkpoint, model, data.
+    changes: of its Config; settings: of train.py; alter(model) comes before training; small: to try a script out."""
+    data = load_dataset(train.ensure_dataset(dataset, train.ROOT / "data", Path("out/data")))
+    module = train.load_model(name)
+    sizes = dict(n_layer=1, n_embd=16, block_size=16) if small else {}
+    Model = module.Model
+
+    def altered(config):
+        model = Model(config)
+        alter(model)
+        return model
+
+    module.Model, module.portrait, train.generate = altered, lambda *args: None, lambda *args: []
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            run = train.Train(model=name, dataset=dataset, out=folder, device="cpu", **settings)
+            config = module.Config(**{"vocab_size": data.meta["vocab_size"]} | sizes | changes)
+            with redirect_stdout(io.StringIO()):
+                loss = train.run(run, config, module, data, clock=clock)
+            if loss is None:
+                raise UserError("stopped; resume=true goes on")
+            ckpt = train.load_checkpoint(f"{folder}/ckpt.pt")
+            return ckpt, train.build(ckpt, folder)[0].eval(), data
+    finally:
+        module.Model = Model
+
+
+def save_picture(fig, out, name):
+    """Write a figure, whole or not at all."""
+    Path(out).mkdir(parents=True, exist_ok=True)
+    train.draw(out, {name: lambda path: fig.savefig(path, dpi=110)})
+    print(f"wrote {Path(out, name).with_suffix('.csv')} and {Path(out, name)}")

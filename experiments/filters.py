@@ -1,0 +1,150 @@
+"""
+What does each token mixer do to slow and to fast changes along the text?
+
+On a frozen model each mixer is a linear filter over tokens: gain and phase against frequency. Lines are formulas,
+dots are measured: the torch operator is given a single 1 among zeros, and its answer is Fourier-transformed.
+
+    momentum         q_t + gamma (q_t - q_{t-1})             H = 1 + gamma - gamma e^{-iw}: gain 1 to 1 + 2 gamma
+    fluidlm          D_d (u_t - 2 u_{t-d} + u_{t-2d})        H = D_d (1 - e^{-iwd})^2, d = 1, 4, 16
+    hydra, upwind    z_t + nu (z_{t-1} - z_t)                H = 1 - nu + nu e^{-iw}: smooths
+    hydra, seed      z_t + nu (z_t - 2 z_{t-1} + z_{t-2})    H = 1 + nu (1 - e^{-iw})^2: sharpens, to 1 + 4 nu
+    wavefield        k_h(c) = e^{-alpha c} cos(omega c + phi) / Z at every stride-th cell: a resonator for each head
+    advection_glu    its transport acts on each token for itself: gain 1 at all frequencies. Only its attention mixes
+
+    python experiments/filters.py                  seconds; trained waves from out/wavefield/ckpt.pt or a short training
+"""
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common import COLOURS, NAMES, read_settings, save_picture, short_run, write_csv
+
+import train
+from train import guard, load_model
+
+momentum, wavefield, fluidlm, hydra, advection = map(load_model, NAMES)
+COLUMNS = "mixer setting frequency gain phase measured_gain measured_phase".split()
+
+
+@dataclass
+class Settings:
+    out: str = "assets"                         # folder of filters.csv and filters.png
+    full: bool = False                          # 600 iterations of training instead of 100
+    ckpt: str = "out/wavefield/ckpt.pt"         # trained waves; if there is no such file, a training of max_iters
+    dataset: str = "plays"                      # the text of that training
+    max_iters: int = 100                        # its iterations
+    layer: int = 0                              # whose waves are drawn
+    small: bool = False                         # a tiny model, to try the script out
+
+
+def measured(f, w, N=2 ** 15):                                      # (1, N, 1) -> (1, N, 1), (n,) -> complex (n,)
+    """Response of a causal filter to e^{iwt}: the transform of its answer to a single 1."""
+    x = torch.zeros(1, N, 1, dtype=torch.float64)
+    x[0, 32] = 1                                                 # not at the edge
+    y = f(x)[0, 32:, 0].detach().numpy()
+    return np.exp(-1j * np.outer(w, np.arange(len(y)))) @ y
+
+
+def mixers(w, trained, layer):
+    """(mixer, setting, formula on w, torch operator) of everything that is drawn."""
+    z, out = np.exp(-1j * w), []
+    for g in (0.3, 1.0, 4.0):
+        gamma = torch.tensor([g], dtype=torch.float64)
+        out.append(("momentum", f"gamma = {g:g}", 1 + g - g * z, lambda x, gamma=gamma: momentum.shear(x, gamma)))
+    D = torch.nn.functional.softplus(fluidlm.Model(fluidlm.Config()).blocks[0].diff).detach().double()         # (3, C)
+    for i, d in enumerate(fluidlm.DILATIONS):
+        only = torch.zeros(3, 1, dtype=torch.float64)
+        only[i] = D[i, 0]
+
+        def laplacian(x, only=only):
+            weights, delays = fluidlm.stencil(only)
+            return fluidlm.taps(torch.nn.functional.pad(x, (0, 0, 32, 0)), weights, delays, x.shape[1])
+        out.append(("fluidlm", f"d = {d}, D = {only[i].item():.2f}", only[i].item() * (1 - z ** d) ** 2, laplacian))
+    for kind in ("upwind", "seed"):
+        for nu in (0.3, 1.0):
+            H = 1 - nu + nu * z if kind == "upwind" else 1 + nu * (1 - z) ** 2
+            out.append(("hydra", f"{kind}, nu = {nu:g}", H, lambda x, a=(nu, kind): hydra.viscosity(x, *a)[0]))
+    for name, model in (("waves at first", wavefield.Model(trained.config)), ("waves trained", trained)):
+        attn, c = model.blocks[layer].attn, model.config
+        alpha = torch.nn.functional.softplus(attn.damp).detach().double()
+        omega, phi, field = attn.omega.detach().double(), attn.phi.detach().double(), c.stride * c.block_size
+        for h in range(c.n_head):
+            a, o, p = alpha[h].item(), omega[h].item(), phi[h].item()
+            Z = sum(abs(math.exp(-a * k) * math.cos(o * k + p)) for k in range(field))
+            pole = np.exp((-a + 1j * o) * c.stride)
+            H = (np.exp(1j * p) / (1 - pole * z) + np.exp(-1j * p) / (1 - pole.conj() * z)) / (2 * Z)
+            own = alpha[h:h + 1], omega[h:h + 1], phi[h:h + 1], c.stride, field
+            wave = lambda x, own=own: wavefield.wave_scan(x[:, :, None], *own)[0][:, :, 0]
+            out.append((name, f"reach {1 / (a * c.stride):.3g}", H, wave))
+    nu = torch.tensor([math.log(math.e - 1)], dtype=torch.float64)                             # softplus gives 1
+    out.append(("advection_glu", "field and viscosity frozen at 1", 1 + 0 * z, lambda x: advection.advection(
+        torch.cat((x, torch.ones_like(x)), 2), nu.expand_as(x), -torch.ones((), dtype=torch.float64))))
+    return out
+
+
+def trained_waves(s):
+    """The model of the checkpoint, or one after a short training."""
+    if Path(s.ckpt).exists():
+        return train.build(train.load_checkpoint(s.ckpt), s.ckpt)[0]
+    return short_run("wavefield", s.dataset, small=s.small, max_iters=s.max_iters)[1]
+
+
+def draw(curves, w, at, s):
+    from matplotlib.figure import Figure
+    fig = Figure(figsize=(13, 11), layout="constrained")
+    ax = fig.subplots(4, 3, height_ratios=(3, 2, 3, 2), sharex=True)
+    titles = {"momentum": "momentum: the shear, a high shelf", "fluidlm": "fluidlm: three Laplacians, seed form",
+              "hydra": "hydra: upwind smooths, seed sharpens",
+              "waves at first": f"wavefield, layer {s.layer}: at first",
+              "waves trained": f"wavefield, layer {s.layer}: trained", "advection_glu": "advection_glu: token by token"}
+    for i, (mixer, title) in enumerate(titles.items()):
+        gain, phase = ax[2 * (i // 3):2 * (i // 3) + 2, i % 3]
+        own = [c for c in curves if c[0] == mixer]
+        for (_, setting, H, dots), colour in zip(own, [*COLOURS, "#777777"]):
+            gain.plot(w, abs(H), color=colour, label=setting)
+            gain.plot(w[at], abs(dots), "o", ms=3.5, color=colour)
+            angle = np.angle(H)
+            angle[1:][abs(np.diff(angle)) > 3] = np.nan          # no line where the phase wraps around
+            phase.plot(w, angle, color=colour)
+            phase.plot(w[at], np.angle(dots), "o", ms=3, color=colour)
+        gain.set(title=title, yscale="log", ylabel="gain")
+        phase.set(ylabel="phase (radians)", ylim=(-3.4, 3.4), xlabel="frequency (radians per token)" if i > 2 else "")
+        gain.legend(fontsize=8, ncols=2 if len(own) > 4 else 1, loc="lower left" if len(own) > 4 else "upper left")
+        for a in (gain, phase):
+            a.grid(alpha=0.3)
+            a.set(xscale="log", xticks=[math.pi / n for n in (128, 32, 8, 2, 1)])
+            a.set_xticklabels(["π/128", "π/32", "π/8", "π/2", "π"])
+            a.minorticks_off()
+    for a, limits in ((ax[0, 1], (1e-4, 10)), (ax[2, 0], (3e-4, 1)), (ax[2, 1], (3e-4, 1)), (ax[2, 2], (0.1, 10))):
+        a.set_ylim(limits)
+    ax[0, 2].set(ylim=(0.2, 10))
+    fig.suptitle("Token mixers as filters.  Lines: formula.  Dots: the torch operator")
+    save_picture(fig, s.out, "filters.png")
+
+
+def main():
+    s = read_settings(Settings, dict(max_iters=600))
+    w = np.geomspace(math.pi / 160, math.pi, 320)
+    at, rows, curves = np.arange(10, 320, 21), [], []
+    trained = trained_waves(s)
+    with torch.inference_mode():
+        for mixer, setting, H, f in mixers(w, trained, s.layer):
+            dots = measured(f, w[at])
+            curves.append((mixer, setting, H, dots))
+            rows += [(mixer, setting, float(w[i]), *(float(g(v)) for v in (H[i], d) for g in (abs, np.angle)))
+                     for i, d in zip(at, dots)]
+            error = abs(dots - H[at]).max() / abs(H[at]).max()
+            print(f"{mixer:<15} {setting:<32} gain {abs(H[0]):7.3f} slow, {abs(H[-1]):7.3f} fast;"
+                  f" formula and operator differ by {error:.0e}")
+    write_csv(Path(s.out, "filters.csv"), COLUMNS, rows)
+    draw(curves, w, at, s)
+
+
+if __name__ == "__main__":
+    guard(main)

@@ -1,0 +1,140 @@
+"""
+Does a token that is hard to predict compute longer, and what does halting save and cost?
+
+FluidLM's seed lets the fluid run until it is calm (turbulence below epsilon), and lists "adaptive compute follows
+difficulty" as not shown. Here a token halts by itself. For each epsilon: the mean number of Euler steps, the loss, the
+time per token in a stream, and the rank correlation between the steps a token took and its loss in the *full*
+computation, with a 95% interval from resampling whole windows of text (tokens of one window are not independent).
+
+    python experiments/halting.py                  about two minutes on two cores: a model trained for one minute
+    python experiments/halting.py full=true        trained for six minutes, four times the text
+    python experiments/halting.py ckpt=out/fluidlm/ckpt.pt      a model of your own with several Euler steps
+"""
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common import COLOURS, read_settings, save_picture, short_run, write_csv
+
+import train
+from data.text import UserError, ensure_dataset, load_dataset
+from train import guard, load_checkpoint
+
+COLUMNS = ("epsilon n_layer n_steps mean_steps share_of_steps val_loss loss_paid ms_per_token correlation low high "
+           "tokens").split()
+
+
+@dataclass
+class Settings:
+    out: str = "assets"             # folder of halting.csv and halting.png
+    full: bool = False              # six minutes of training, 128 windows
+    ckpt: str = ""                  # a trained model; empty: train one
+    dataset: str = "plays"          # the text
+    minutes: float = 1.0            # training, if there is no ckpt
+    n_layer: int = 2                # layers of the model that is trained
+    n_steps: int = 6                # its Euler steps in each layer
+    windows: int = 32               # windows of validation text
+    epsilons: str = "0,0.02,0.05,0.1,0.15,0.2,0.3,0.4"      # turbulence below which a token is calm
+    draws: int = 1000               # resamplings
+    small: bool = False             # a tiny model, to try the script out
+
+
+def ranks(x):
+    """1, 2, 3 ... in order of size; equal values share the mean of their ranks."""
+    _, inverse, count = np.unique(x, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[inverse.reshape(x.shape)]
+
+
+def correlation(a, b):
+    """Pearson's; nan if one of the two does not vary."""
+    a, b = a - a.mean(), b - b.mean()
+    scale = np.sqrt((a * a).sum() * (b * b).sum())
+    return float((a * b).sum() / scale) if scale else float("nan")
+
+
+def spearman(steps, loss, draws, rng):                           # 2 x (windows, T) -> correlation, 2.5%, 97.5%
+    """Rank correlation over all tokens, and its interval from drawing windows with replacement."""
+    a, b = ranks(steps), ranks(loss)
+    picks = (rng.integers(len(a), size=len(a)) for _ in range(draws))
+    return correlation(a, b), *np.quantile([correlation(a[i], b[i]) for i in picks], (0.025, 0.975))
+
+
+@torch.inference_mode()
+def evaluate(model, x, y, epsilon):
+    """Loss of each token and its steps, mean over layers, both (windows, T); milliseconds per token in a stream."""
+    model.config.epsilon, model.config.patience, model.config.min_steps = epsilon, 1, 1        # the blocks share it
+    loss, steps = [], []
+    for xs, ys in zip(x.split(16), y.split(16)):
+        logits = model(xs)[0]
+        loss.append(F.cross_entropy(logits.transpose(1, 2), ys, reduction="none"))
+        steps.append(model.steps.mean(0))
+    state, count = {}, min(100, x.shape[1] - 8)
+    model(x[:1, :8], state=state)
+    began = time.perf_counter()
+    for t in range(8, 8 + count):
+        model(x[:1, t:t + 1], state=state)
+    ms = 1000 * (time.perf_counter() - began) / count
+    return torch.cat(loss).double().numpy(), torch.cat(steps).double().numpy(), ms
+
+
+def draw(rows, steps, loss):
+    from matplotlib.figure import Figure
+    fig = Figure(figsize=(13, 4.4), layout="constrained")
+    cost, follows, levels = fig.subplots(1, 3)
+    eps = [row[0] for row in rows]
+    cost.plot([row[3] for row in rows], [row[5] for row in rows], "o-", color=COLOURS[0])
+    for row in rows:
+        cost.annotate(f"{row[0]:g}", (row[3], row[5]), textcoords="offset points", xytext=(4, 5), fontsize=8)
+    cost.set(title="What halting saves and costs (labels: epsilon)", xlabel="mean Euler steps of a token in a layer",
+             ylabel="validation loss (nats per token)")
+    r, low, high = (np.array([row[i] for row in rows], float) for i in (8, 9, 10))
+    follows.errorbar(eps, r, (r - low, high - r), fmt="o-", color=COLOURS[1], capsize=3)
+    follows.axhline(0, color="black", lw=0.8)
+    follows.set(title="Do hard tokens compute longer?", xlabel="epsilon",
+                ylabel="rank correlation of steps and loss, 95%")
+    groups = [g for g in np.array_split(np.argsort(steps.ravel(), kind="stable"), 8) if len(g)]
+    x, y = ([v.ravel()[g].mean() for g in groups] for v in (steps, loss))
+    levels.plot(x, y, "o-", color=COLOURS[2])
+    levels.set(title="Loss of tokens, in eight groups by their steps", xlabel="mean steps of the group",
+               ylabel="mean loss of the full computation")
+    return fig
+
+
+def main():
+    s = read_settings(Settings, dict(minutes=6.0, windows=128))
+    if s.ckpt:
+        model, data = train.build(ckpt := load_checkpoint(s.ckpt), s.ckpt)[0].eval(), None
+        data = load_dataset(ensure_dataset(ckpt["train"]["dataset"], train.ROOT / "data", Path("out/data")))
+        if not hasattr(model.config, "epsilon") or model.config.n_steps < 2:
+            raise UserError(f"{s.ckpt} takes one Euler step in a layer: none to save; train fluidlm with n_steps=6")
+    else:
+        length = dict(max_iters=1) if s.small else dict(minutes=s.minutes)
+        _, model, data = short_run("fluidlm", s.dataset, dict(n_layer=s.n_layer, n_steps=s.n_steps), s.small, **length)
+    T, values = model.config.block_size, np.asarray(data.val).astype(np.int64)
+    at = np.linspace(0, len(values) - T - 1, s.windows).astype(int)
+    window = torch.from_numpy(values[at[:, None] + np.arange(T + 1)])
+    x, y, rows, rng = window[:, :-1], window[:, 1:], [], np.random.default_rng(0)
+    full, shown = evaluate(model, x, y, 0.0)[0], (0.0, None)
+    print("epsilon  steps  loss    ms/token  rank correlation, 95%")
+    for epsilon in sorted({0.0, *(train.convert("epsilons", e, float) for e in s.epsilons.split(","))}):
+        loss, steps, ms = evaluate(model, x, y, epsilon)
+        r = spearman(steps, full, s.draws, rng) if np.ptp(steps) else (0.0, 0.0, 0.0)
+        if shown[1] is None or abs(r[0]) > abs(shown[0]):
+            shown = r[0], steps
+        c, mean = model.config, float(steps.mean())
+        rows.append([epsilon, c.n_layer, c.n_steps, mean, mean / c.n_steps, float(loss.mean()),
+                     float(loss.mean() - full.mean()), ms, *map(float, r), loss.size])
+        print(f"{epsilon:7g} {mean:6.2f} {loss.mean():6.4f} {ms:8.2f} {r[0]:9.3f} [{r[1]:.3f}, {r[2]:.3f}]", flush=True)
+    write_csv(Path(s.out, "halting.csv"), COLUMNS, rows)
+    save_picture(draw(rows, shown[1], full), s.out, "halting.png")
+
+
+if __name__ == "__main__":
+    guard(main)

@@ -1,0 +1,137 @@
+"""
+What our models are measured against in speed.py: a plain GPT in the manner of nanoGPT on a CPU, the selective scan as
+a loop under autograd, `scaled_dot_product_attention`; and the calls that are timed.
+"""
+import math
+import os
+import sys
+import time
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from common import NAMES
+
+from train import Train, clip_gradients, load_model, make_optimizers
+
+
+def alternate(calls, rounds):                                    # {name: function} -> {name: milliseconds}
+    """Medians over rounds in which each has its turn; the first round is not counted."""
+    times = {name: [] for name in calls}
+    for _ in range(rounds + 1):
+        for name, call in calls.items():
+            began = time.process_time()
+            call()
+            times[name].append(1000 * (time.process_time() - began))
+    return {name: float(np.median(t[rounds > 0:])) for name, t in times.items()}
+
+
+def peak(make, n):                                               # function of the length that makes a call -> MiB
+    """Memory that make(n)() takes at its peak, in a forked copy of this process."""
+    if not hasattr(os, "fork"):
+        return math.nan
+    import resource
+    used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            make(min(n, 64))()
+            call, before = make(n), used()
+            call()
+            os.write(write, str(used() - before).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    os.waitpid(child, 0)
+    with os.fdopen(read) as f:
+        return float(f.read() or "nan")
+
+
+class GPT(nn.Module):
+    """LayerNorm, GELU, learned positions, a tied head: what ours are measured against."""
+
+    def __init__(self, V=65, T=64, L=4, H=4, C=128):
+        super().__init__()
+        norm, matrix = lambda: nn.LayerNorm(C, bias=False), lambda m, n: nn.Linear(m, n, bias=False)
+        layer = lambda: (norm(), matrix(C, 3 * C), matrix(C, C), norm(), matrix(C, 4 * C), matrix(4 * C, C))
+        self.H, self.wte, self.wpe, self.ln = H, nn.Embedding(V, C), nn.Embedding(T, C), norm()
+        self.blocks = nn.ModuleList(nn.ModuleList(layer()) for _ in range(L))
+        for p in self.parameters():
+            if p.ndim > 1:
+                nn.init.normal_(p, std=0.02)
+
+    def forward(self, idx, targets):
+        x = self.wte(idx) + self.wpe.weight[:idx.shape[1]]
+        for ln1, qkv, proj, ln2, up, down in self.blocks:
+            q, k, v = (y.unflatten(2, (self.H, -1)).transpose(1, 2) for y in qkv(ln1(x)).chunk(3, 2))
+            x = x + proj(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+            x = x + down(F.gelu(up(ln2(x))))
+        logits = F.linear(self.ln(x), self.wte.weight)
+        return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def scan_loop(x, dt, A, B, C, D):
+    """The selective scan, token by token under autograd."""
+    h, y = x.new_zeros(len(x), *A.shape), []
+    a, b = torch.exp(dt[..., None] * A), (dt * x)[..., None] * B[:, :, None]                   # (B, L, D, S)
+    for at, bt, ct in zip(a.unbind(1), b.unbind(1), C.unbind(1)):
+        h = at * h + bt
+        y.append((h @ ct[..., None]).squeeze(-1))
+    return torch.stack(y, 1) + x * D
+
+
+def kernel(name, B=1, width=256):
+    """A function of N that gives a call: forward and backward pass over (B, N, 256), in 8 heads or with 16 states."""
+    def make(n):
+        torch.manual_seed(0)
+        heads = lambda: torch.randn(B, n, 8, width // 8)
+        if name == "attention":
+            args = [heads().transpose(1, 2) for _ in range(3)]
+            f = lambda *a: F.scaled_dot_product_attention(*a, is_causal=True)
+        elif name.startswith("wave"):
+            wave = load_model("wavefield").KERNELS["fft" if name == "wave by FFT" else "auto"]
+            args = [heads(), 0.25 / torch.logspace(0, 2, 8), torch.linspace(0, 0.7, 8), torch.zeros(8)]
+            f = lambda *a: wave(*a, 4, 512)[0]
+        else:
+            args = [torch.randn(B, n, width), 0.1 * torch.rand(B, n, width), -torch.arange(1.0, 17).repeat(width, 1),
+                    torch.randn(B, n, 16), torch.randn(B, n, 16), torch.ones(width)]
+            f = scan_loop if "loop" in name else lambda *a: load_model("fluidlm").selective_scan(*a)[0]
+        args = [a.requires_grad_() for a in args]
+        def call():
+            y = f(*args)
+            torch.autograd.grad(y, args, y.detach())
+        return call
+    return make
+
+
+def training(name):
+    """A function of N that gives a call: forward and backward pass of a model over one text of N tokens."""
+    def make(n):
+        module = load_model(name)
+        model, idx = module.Model(module.Config(block_size=n)), torch.randint(256, (1, n + 1))
+        weights = [p for p in model.parameters() if p.requires_grad]
+        return lambda: torch.autograd.grad(model(idx[:, :-1], idx[:, 1:])[1], weights)
+    return make
+
+
+def whole_steps():
+    """Calls: forward, backward, clipping and AdamW as in training, 12 texts of 64 tokens, 4 layers, 128 channels."""
+    x, y = torch.randint(65, (2, 12, 64))
+
+    def step(model, optimizers):
+        model(x, y)[1].backward()
+        clip_gradients(model, "global")
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    models = {name: load_model(name) for name in NAMES}
+    sizes = dict(vocab_size=65, block_size=64, n_layer=4, n_embd=128)
+    models = {name: m.Model(m.Config(**sizes)) for name, m in models.items()}
+    optimizers = {name: make_optimizers(model, Train(optimizer="adamw")) for name, model in models.items()}
+    models["gpt"] = GPT()
+    optimizers["gpt"] = [torch.optim.AdamW(models["gpt"].parameters(), lr=1e-3, foreach=False)]        # as nanoGPT
+    return {name: partial(step, model, optimizers[name]) for name, model in models.items()}

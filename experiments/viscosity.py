@@ -1,0 +1,86 @@
+"""
+Should viscosity fall across the layers, and which Laplacian trains better?
+
+Hydra's seed lets viscosity fall to zero with depth, so that tokens can cluster at the end. Here falling, none, constant
+and rising are trained on the same batches, for the same tokens, with the upwind stencil; then falling once more with
+the seed's stencil, which sharpens. Constant takes nu/2: with that, all three schedules have the same total viscosity.
+
+    python experiments/viscosity.py                about three minutes on two cores: three seeds, 40 iterations each
+    python experiments/viscosity.py full=true      600 iterations; resume=true goes on
+"""
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common import COLOURS, collect, read_settings, save_picture, short_run
+
+import train
+from train import ensure_dataset, guard
+
+COLUMNS = "schedule laplacian nu iters seed dataset small val_loss bits_per_byte".split()
+
+
+@dataclass
+class Settings:
+    out: str = "assets"             # folder of viscosity.csv and viscosity.png
+    full: bool = False              # 600 iterations
+    seeds: int = 3                  # runs per row
+    max_iters: int = 40             # iterations of each run
+    nu: float = 0.3                 # the largest viscosity
+    dataset: str = "plays"          # the text
+    small: bool = False             # tiny models, to try the script out
+    resume: bool = False            # keep what viscosity.csv already holds
+
+
+FULL = dict(max_iters=600)
+
+
+def variants(nu):                                                # schedule, laplacian, nu
+    return [("falling", "upwind", nu), ("none", "upwind", 0.0), ("constant", "upwind", nu / 2), ("rising", "upwind", nu),
+            ("falling", "seed", nu)]
+
+
+def work(schedule, laplacian, nu, iters, seed, dataset, small):
+    changes = dict(laplacian=laplacian, nu=nu) | ({} if schedule == "none" else {"schedule": schedule})
+    changes |= dict(n_layer=3) if small else {}                  # one layer has no schedule
+    ckpt, _, _ = short_run("hydra", dataset, changes, small, max_iters=iters, seed=seed, eval_interval=iters)
+    return [ckpt["rows"][-1][3:5]]
+
+
+def draw(rows, s):
+    from matplotlib.figure import Figure
+    fig = Figure(figsize=(11, 4.5), layout="constrained")
+    left, right = fig.subplots(1, 2, width_ratios=(1, 1.6))
+    hydra, labels = train.load_model("hydra"), []
+    print(f"{'schedule':<10} {'stencil':<8} {'nu':>5}   validation loss: mean, of each seed")
+    for y, (schedule, laplacian, nu) in enumerate(variants(s.nu)):
+        loss = [r["val_loss"] for r in rows if (r["schedule"], r["laplacian"]) == (schedule, laplacian)]
+        print(f"{schedule:<10} {laplacian:<8} {nu:5.2f}   {np.mean(loss):.4f}   ", *(f"{v:.4f}" for v in loss))
+        config = hydra.Config(nu=nu, schedule="falling" if schedule == "none" else schedule)
+        if laplacian == "upwind":
+            left.plot([config.nu_at(l) for l in range(config.n_layer)], "o-", color=COLOURS[y], label=schedule)
+        right.plot(loss, [y] * len(loss), "o", color=COLOURS[y], alpha=0.6)
+        right.plot(np.mean(loss), y, "|", color=COLOURS[y], ms=24, mew=2.5)
+        right.annotate(f"{np.mean(loss):.3f}", (np.mean(loss), y), xytext=(0, 15), textcoords="offset points",
+                       ha="center")
+        labels.append(f"{schedule}, {laplacian}" if nu else "none")
+    left.set(title="viscosity of the layers", xlabel="layer", ylabel="nu", xticks=range(config.n_layer))
+    left.legend()
+    right.set(title=f"{s.max_iters} iterations; dots: seeds, bar: mean", xlabel="validation loss (nats per token)",
+              yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.5, -0.7))
+    save_picture(fig, s.out, "viscosity.png")
+
+
+def main():
+    s = read_settings(Settings, FULL)
+    ensure_dataset(s.dataset, train.ROOT / "data", Path("out/data"))
+    jobs = [(*variant, s.max_iters, seed, s.dataset, s.small) for seed in range(s.seeds) for variant in variants(s.nu)]
+    draw(collect(Path(s.out, "viscosity.csv"), COLUMNS, work, jobs, s.resume), s)
+
+
+if __name__ == "__main__":
+    guard(main)

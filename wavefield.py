@@ -1,0 +1,571 @@
+"""
+Wave field: a language model without attention; every head is one damped wave, running over a field the tokens write on.
+
+    d_j      = v_j |k_j|                                            deposit of token j, at cell j * stride
+    k_h(c)   = exp(-alpha_h c) cos(omega_h c + phi_h) / Z_h         the wave, c >= 0 cells behind its source
+    f_h(c)   = sum_j k_h(c - j * stride) d_j                        the field: scatter, then convolve
+    y_i      = W_o( sigmoid(W_g x_i) * sum_g softmax(S)_hg f_g(i * stride) )        couple the heads, gather, gate
+
+With a whole number of cells per token the field needs no array. What token t reads is one resonator per head and channel,
+
+    h_t = rho h_{t-1} + d_t,     f_t = Re(e^{i phi} h_t) / Z,     rho = e^{(-alpha + i omega) stride}
+
+the same numbers three ways: on the field, by FFT over the tokens, or in chunks that hand a complex state on. The state
+is all a stream needs, however long it is. After every third block a field interference adds c_t, the expanded running
+mean of a compression of all that was read, where it is in phase with the token: x += gate(x, c) c sigmoid(a / temp).
+
+    code            symbol      meaning                                                     shape
+    deposit         d           what a token writes                                         (B, N, H, D)
+    alpha           alpha       damping per cell, softplus of the parameter `damp`          (H,)
+    omega, phi      omega, phi  angle per cell, angle at the source                         (H,)
+    field           -           cells that Z = sum |k| is closed over, block_size * stride  number
+    lam, amp        ln rho, -   (-alpha + i omega) stride;  e^{i phi} / Z                   complex (H,)
+    first, last     h           the state before the first and after the last token         complex (B, H, D)
+    coupling        S           static coupling of the heads, its softmax has rows of sum 1 (H, H)
+
+Source: seed "wavefield"; the public Wave Field V3.5, from its description.
+
+What we changed, and why: the stride is whole (below two cells per token the original's bilinear gather reads the future);
+no Q (V3.5 computes it and never uses it); the gate's bias really starts at 2; Z is closed over the fixed field of a whole
+block, so that it does not depend on the length at hand.
+
+Run `python wavefield.py` for the proof and a picture, `python train.py model=wavefield` to train it.
+"""
+import math
+import os
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+@dataclass
+class Config:
+    vocab_size: int = 256                             # tokens in the vocabulary; the data set decides
+    block_size: int = 128                             # tokens in a training window; the field is this long
+    n_layer: int = 4                                  # blocks; a field interference follows every third
+    n_head: int = 8                                   # waves per block
+    n_embd: int = 128                                 # channels
+    dropout: float = 0.0                              # on both residual branches, while training
+    stride: int = 4                                   # cells of the field per token
+    init: Literal["reach", "seed"] = "reach"          # waves reach 1 .. block_size tokens at first; or V3.5's values
+    kernel: Literal["auto", "fft", "scan"] = "auto"   # how the waves are summed; auto takes the faster for the length
+
+    def __post_init__(self):
+        if self.n_embd % self.n_head or self.n_embd % 4:
+            raise ValueError(f"n_embd={self.n_embd} does not divide into n_head={self.n_head} heads and into 4")
+        if self.stride != int(self.stride) or self.stride < 1:
+            raise ValueError(f"stride={self.stride} should be a whole number of cells per token, 1 or more")
+        if self.kernel not in ("auto", "fft", "scan"):
+            raise ValueError(f"kernel={self.kernel} should be auto, fft or scan")
+        if self.init not in ("reach", "seed"):
+            raise ValueError(f"init={self.init} should be reach or seed")
+
+
+PRESETS = {"seed": dict(n_layer=6, n_head=8, n_embd=256, init="seed")}             # V3.5's 6M model
+
+
+# The reference: plain NumPy, float64, loops. It shares nothing with the fast version below.
+
+def wave_field_ref(deposit, alpha, omega, phi, stride, field, first=None):
+    """f(c) = sum_j k(c - j stride) d_j on a real field, read at c = i stride; h = sum_j rho^(N-1-j) d_j  (seed)
+    deposit (N, H, D), 3 x (H,), number, number, complex (H, D) or None -> (N, H, D), last complex (H, D)."""
+    N, H, D = deposit.shape
+    wave = -alpha[:, None] + 1j * omega[:, None]                                                # (H, 1), per cell
+    c = np.arange(max(N * stride, field))
+    k = np.exp(-alpha[:, None] * c) * np.cos(omega[:, None] * c + phi[:, None])                 # (H, cells)
+    Z = abs(k[:, :field]).sum(1)
+    cells, f = np.zeros((2, N * stride, H, D))
+    for j in range(N):
+        cells[j * stride] = deposit[j]                                                          # scatter
+    for i in range(N * stride):
+        f[i] = np.einsum("hc,chd->hd", k[:, i::-1], cells[:i + 1]) / Z[:, None]                 # convolve
+        if first is not None:                                                                   # from cell -stride
+            f[i] += (np.exp(1j * phi[:, None] + wave * (i + stride)) * first).real / Z[:, None]
+    last = sum(np.exp(wave * stride * (N - 1 - j)) * deposit[j] for j in range(N))
+    return f[::stride], last if first is None else last + np.exp(wave * stride * N) * first     # gather
+
+
+def rms_norm_ref(x):                                             # (..., C) -> (..., C)
+    """x / rms(x), over the last axis."""
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+
+
+def sigmoid_ref(x):
+    """1 / (1 + e^{-x})."""
+    return 1 / (1 + np.exp(-x))
+
+
+def interference_ref(x, p):                                      # (T, C), {name: array} -> (T, C)
+    """x + gate(x, c) c sigmoid(cos(phase(x), phase(c)) / temp), c_t = W_e mean_{s <= t} W_c x_s."""
+    T, C = x.shape
+    own = rms_norm_ref(x) @ p["own.weight"].T + p["own.bias"]
+    squeezed, own_phase, own_gate = np.split(own, (C // 4, C // 2), 1)
+    c = np.stack([squeezed[:t + 1].mean(0) for t in range(T)]) @ p["proj.weight"].T             # (T, C)
+    phase, gate = np.split(c @ p["all.weight"].T, (C // 4,), 1)
+    in_phase = (rms_norm_ref(own_phase) * rms_norm_ref(phase)).mean(1, keepdims=True)           # (T, 1), a cosine
+    return x + sigmoid_ref(own_gate + gate) * c * sigmoid_ref(in_phase / p["temp"])
+
+
+def forward_ref(params, idx, config):                            # {name: array}, (B, T) -> logits (B, T, V)
+    """The whole model in NumPy, one sequence at a time. `params` are the float64 arrays of Model.state_dict()."""
+    H, C = config.n_head, config.n_embd
+    logits = np.empty((*idx.shape, config.vocab_size))
+    for b, tokens in enumerate(idx):
+        x = rms_norm_ref(params["wte.weight"][tokens])                                          # (T, C)
+        for t in range(len(x)):
+            for j in range(C // 2):
+                angle = t * 10000.0 ** (-2 * j / C)
+                x[t, 2 * j:2 * j + 2] += math.sin(angle), math.cos(angle)
+        for l in range(config.n_layer):
+            p = {k.split(".", 2)[2]: v for k, v in params.items() if k.startswith(f"blocks.{l}.")}
+            kvg = rms_norm_ref(x) @ p["attn.kvg.weight"].T + p["attn.kvg.bias"]                 # (T, 3C)
+            k, v, g = kvg.reshape(-1, 3, H, C // H).transpose(1, 0, 2, 3)                       # 3 x (T, H, D)
+            deposit = v * np.sqrt((k * k).sum(-1, keepdims=True))
+            f, _ = wave_field_ref(deposit, np.log1p(np.exp(p["attn.damp"])), p["attn.omega"], p["attn.phi"],
+                                  config.stride, config.block_size * config.stride)
+            mix = np.exp(p["attn.coupling"])
+            f = np.einsum("hg,tgd->thd", mix / mix.sum(1, keepdims=True), f)
+            x = x + (sigmoid_ref(g) * f).reshape(-1, C) @ p["attn.proj.weight"].T
+            h = np.maximum(rms_norm_ref(x) @ p["mlp.fc.weight"].T, 0) ** 2                      # (T, 4C)
+            x = x + h @ p["mlp.proj.weight"].T
+            if l % 3 == 2:
+                x = interference_ref(x, {k[6:]: v for k, v in p.items() if k.startswith("field.")})
+        logits[b] = rms_norm_ref(x) @ params["wte.weight"].T
+    return logits
+
+
+# The same in torch, fast.
+
+class RMSNorm(torch.autograd.Function):
+    """x / rms(x), with a backward by hand: torch's own rms_norm is four times slower on a CPU."""
+
+    @staticmethod
+    def forward(ctx, x):
+        r = torch.rsqrt(torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_() / x.shape[-1] + 1e-6)
+        y = x * r
+        ctx.save_for_backward(y, r)
+        return y
+
+    @staticmethod
+    def backward(ctx, g):
+        y, r = ctx.saved_tensors
+        return torch.addcmul(g, y, (g * y).mean(-1, keepdim=True), value=-1).mul_(r)    # r (g - y mean(g y))
+
+
+class ReLU2(torch.autograd.Function):
+    """relu(x)^2, keeping one tensor where autograd would keep two."""
+
+    @staticmethod
+    def forward(ctx, x):
+        h = x.clamp(min=0)
+        ctx.save_for_backward(h)
+        return h * h
+
+    @staticmethod
+    def backward(ctx, g):
+        return (g * ctx.saved_tensors[0]).mul_(2)
+
+
+rms_norm, relu2 = RMSNorm.apply, ReLU2.apply
+
+
+def powers(lam, n):                                              # complex (H,) -> complex (H, n)
+    """e^{lam m} for m = 0 .. n-1; below e^-60 exactly 0, because denormal numbers make every later product slow."""
+    m = torch.arange(n, device=lam.device, dtype=lam.real.dtype)
+    return torch.polar(torch.exp(F.threshold(torch.outer(lam.real, m), -60, -math.inf)), torch.outer(lam.imag, m))
+
+
+def resonator(alpha, omega, phi, stride, field):                 # 3 x (H,) -> lam, amp: complex128 (H,)
+    """lam = (-alpha + i omega) stride, amp = e^{i phi} / Z. In float64: an angle of many turns keeps its digits."""
+    wave = torch.complex(-alpha.double(), omega.double())
+    turn = torch.polar(torch.ones_like(wave.real), phi.double())
+    Z = (turn[:, None] * powers(wave, field)).real.abs().sum(1)
+    return wave * stride, turn / Z
+
+
+def toeplitz(p):                                                 # (H, n) -> (H, n, n)
+    """p_{i-j} for j <= i, else 0."""
+    n = p.shape[1]
+    p = F.pad(F.pad(p, (n - 1, 0)).repeat(1, n), (0, n))         # read in rows of 2n, it moves on by one each row
+    return p.view(-1, n, 2 * n)[:, :, :n].flip(2)
+
+
+def flush(h):
+    """A decayed state becomes exactly 0 before it becomes denormal."""
+    return torch.view_as_complex(F.hardshrink(torch.view_as_real(h), 1e-30))
+
+
+def wave_fft(deposit, alpha, omega, phi, stride, field, first=None):
+    """f = k * d by FFT over the tokens, zero-padded so that nothing wraps around.
+    (B, N, H, D), 3 x (H,), number, number, complex (B, H, D) or None -> (B, N, H, D), last complex (B, H, D)."""
+    N, kind = deposit.shape[1], deposit.dtype.to_complex()
+    lam, amp = resonator(alpha, omega, phi, stride, field)
+    p = powers(lam, N + 1)
+    read = (amp[:, None] * p).to(kind)                                                         # (H, N+1)
+    p, n = p.to(kind), 1 << (2 * N - 1).bit_length()
+    x = deposit.permute(0, 2, 3, 1)                                                            # (B, H, D, N)
+    f = torch.fft.irfft(torch.fft.rfft(x, n) * torch.fft.rfft(read.real, n)[:, None], n)[..., :N]
+    back = torch.stack((p.real, p.imag), 2)[:, :N].flip(1)                                     # (H, N, 2)
+    last = torch.view_as_complex(x @ back)
+    if first is not None:
+        f = f + (first[..., None] * read[:, None, 1:]).real
+        last = last + first * p[:, N, None]
+    return f.permute(0, 3, 1, 2), flush(last)
+
+
+def pieces(N, L, block):
+    """Cut N tokens into blocks of n chunks of l: as many of l = L as fit, then what is left as one chunk -> t, n, l."""
+    full = N - N % L
+    cut = [(t, min(block, full - t) // L, L) for t in range(0, full, block)]
+    return cut + [(full, 1, N - full)] * (full < N)
+
+
+class Chunks(torch.autograd.Function):
+    """The wave over chunks of tokens, one block of chunks at a time so that it stays in the cache. Per block:
+    what every chunk leaves behind by itself; what enters each, one from the other; then inside each a matrix product."""
+
+    @staticmethod
+    def forward(ctx, d, h, inside, leave, carry, rest, block):
+        B, N, H, D = d.shape
+        L, y, kept = leave.shape[2], torch.empty_like(d), []
+        for t, n, l in pieces(N, L, block):
+            x = d.new_empty(H, l + 2, n, B, D)
+            x[:, 2:] = d[:, t:t + n * l].unflatten(1, (n, l)).permute(3, 2, 1, 0, 4)
+            rows = x.flatten(2)                                                                # (H, l+2, n B D)
+            left = torch.bmm(leave[:, :, L - l:], rows[:, 2:]).view(H, 2, n, B * D)
+            h = torch.cat((h, torch.complex(*left.unbind(1))), 1)                              # (H, n+1, B D)
+            kept += rows, h
+            h = torch.bmm((carry if l == L else rest)[:, :n + 1, :n + 1], h)
+            enter, h = h.split((n, 1), 1)
+            x[:, 0], x[:, 1] = enter.real.view(H, n, B, D), enter.imag.view(H, n, B, D)
+            f = torch.bmm(inside[:, :l, :l + 2], rows).view(H, l, n, B, D)
+            y[:, t:t + n * l].unflatten(1, (n, l)).copy_(f.permute(3, 2, 1, 0, 4))
+        ctx.save_for_backward(inside, leave, carry, rest, *kept)
+        ctx.block = block
+        return y, h
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g, gh):
+        inside, leave, carry, rest, *kept = ctx.saved_tensors
+        B, N, H, D = g.shape
+        L, gd, grads = leave.shape[2], torch.empty_like(g), [torch.zeros_like(w) for w in (inside, leave, carry, rest)]
+        for t, n, l in reversed(pieces(N, L, ctx.block)):
+            h, rows = kept.pop(), kept.pop()
+            gf = g[:, t:t + n * l].unflatten(1, (n, l)).permute(3, 2, 1, 0, 4).reshape(H, l, n * B * D)
+            grads[0][:, :l, :l + 2] += torch.bmm(gf, rows.mT)
+            gx = torch.bmm(inside[:, :l, :l + 2].mT, gf)                                       # (H, l+2, n B D)
+            gh = torch.cat((torch.complex(gx[:, 0], gx[:, 1]).view(H, n, B * D), gh), 1)
+            grads[2 if l == L else 3][:, :n + 1, :n + 1] += torch.bmm(gh, h.mH)
+            gh = torch.bmm((carry if l == L else rest)[:, :n + 1, :n + 1].mH, gh)
+            gh, left = gh.split((1, n), 1)
+            left = torch.stack((left.real, left.imag), 1).flatten(2)                           # (H, 2, n B D)
+            grads[1][:, :, L - l:] += torch.bmm(left, rows[:, 2:].mT)
+            gx = gx[:, 2:].baddbmm_(leave[:, :, L - l:].mT, left).view(H, l, n, B, D)
+            gd[:, t:t + n * l].unflatten(1, (n, l)).copy_(gx.permute(3, 2, 1, 0, 4))
+        return gd, gh, *grads, None
+
+
+def wave_scan(deposit, alpha, omega, phi, stride, field, first=None, chunk=32, block=1024):
+    """f = k * d in chunks: a Toeplitz product inside each, a complex state handed from each to the next.
+    (B, N, H, D), 3 x (H,), number, number, complex (B, H, D) or None -> (B, N, H, D), last complex (B, H, D)."""
+    B, N, H, D = deposit.shape
+    L, kind = min(chunk, N), deposit.dtype.to_complex()
+    lam, amp = resonator(alpha, omega, phi, stride, field)
+    p = powers(lam, L + 1)
+    read, p = (amp[:, None] * p).to(kind), p.to(kind)                                          # (H, L+1)
+    inside = torch.cat((torch.stack((read.real, -read.imag), 2)[:, 1:], toeplitz(read.real[:, :L])), 2)
+    leave = torch.stack((p.real, p.imag), 1)[:, :, :L].flip(2)                                 # (H, 2, L)
+    carry = toeplitz(powers(lam * L, min(block, N) // L + 1).to(kind))                         # from chunk to chunk
+    rest = toeplitz(powers(lam * (N % L), 2).to(kind))                                         # over the last, short one
+    h = deposit.new_zeros(H, 1, B * D, dtype=kind) if first is None else first.transpose(0, 1).reshape(H, 1, B * D)
+    f, h = Chunks.apply(deposit, h, inside, leave, carry, rest, block)
+    return f, flush(h.view(H, B, D).transpose(0, 1))
+
+
+KERNELS = {"fft": wave_fft, "scan": wave_scan, "auto": wave_scan}              # the scan was faster at every length tried
+
+
+def sinusoids(pos, T, C, base=10000.0):                          # -> float64 (T, C)
+    """sin and cos of t base^(-2j/C) in channels 2j, 2j+1; t = pos .. pos+T-1, in float64 on the CPU: exact for any t."""
+    freq = base ** (-torch.arange(0, C, 2, dtype=torch.float64) / C)
+    angle = torch.outer(torch.arange(pos, pos + T, dtype=torch.float64), freq)
+    return torch.stack((angle.sin(), angle.cos()), -1).flatten(1)
+
+
+class WaveAttention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        H, C, self.stride = config.n_head, config.n_embd, config.stride
+        self.n_head, self.field, self.kernel = H, config.block_size * config.stride, KERNELS[config.kernel]
+        self.kvg = nn.Linear(C, 3 * C)
+        self.proj = nn.Linear(C, C, bias=False)
+        if config.init == "seed":
+            alpha, omega = F.softplus(torch.linspace(-3, 0.5, H)), torch.linspace(0.3, 4, H)
+        else:
+            alpha = 1 / (self.stride * torch.logspace(0, 1, H, base=config.block_size))        # reach 1 .. block_size
+            omega = 2.0 * alpha
+        self.damp = nn.Parameter(alpha.expm1().log())                                          # alpha = softplus(damp)
+        self.omega, self.phi = nn.Parameter(omega), nn.Parameter(torch.zeros(H))
+        self.coupling = nn.Parameter(3 * torch.eye(H))
+
+    def physics(self):                                           # what the kernels take after the deposit
+        return F.softplus(self.damp), self.omega, self.phi, self.stride, self.field
+
+    def step(self, deposit, state):                              # one token of a stream: the recurrence itself
+        if "rho" not in state:                                   # the weights do not move while a stream is read
+            lam, amp = resonator(*self.physics())
+            state["rho"], state["amp"] = (z[:, None].to(deposit.dtype.to_complex()) for z in (lam.exp(), amp))
+        h = flush(deposit[:, 0] + state["rho"] * state["first"] if "first" in state else deposit[:, 0] + 0 * state["rho"])
+        return (state["amp"] * h).real[:, None], h
+
+    def forward(self, x, state=None):                            # (B, T, C) -> (B, T, C)
+        k, v, gate = self.kvg(x).unflatten(-1, (3, self.n_head, -1)).unbind(2)                 # 3 x (B, T, H, D)
+        deposit = v * torch.linalg.vector_norm(k, dim=-1, keepdim=True)
+        if state is not None and x.shape[1] == 1 and not torch.is_grad_enabled():
+            f, state["first"] = self.step(deposit.to(self.omega.dtype), state)
+        else:
+            with torch.autocast(x.device.type, enabled=False):
+                first = None if state is None else state.get("first")
+                f, last = self.kernel(deposit.to(self.omega.dtype), *self.physics(), first)
+            if state is not None:
+                state["first"] = last
+        f = torch.einsum("hg,btgd->bthd", self.coupling.softmax(-1), f)
+        return self.proj((gate.sigmoid() * f).flatten(2))
+
+
+class Interference(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        C = config.n_embd
+        self.cut = (C // 4, C // 4, C)
+        self.own = nn.Linear(C, sum(self.cut))                   # from the token: what it adds to the mean, phase, gate
+        self.all = nn.Linear(C, C // 4 + C, bias=False)          # from the mean: phase, gate
+        self.proj = nn.Linear(C // 4, C, bias=False)
+        self.temp = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x, state=None):                            # (B, T, C) -> (B, T, C)
+        squeezed, own_phase, own_gate = self.own(rms_norm(x)).split(self.cut, -1)
+        total, t = squeezed.double().cumsum(1), 0                # float64: the sum runs on for as long as the stream
+        if state is not None:
+            total, t = total + state.get("total", 0), state.get("t", 0)
+            state["total"], state["t"] = total[:, -1:], t + x.shape[1]
+        count = torch.arange(t + 1, t + 1 + x.shape[1], device=x.device)[:, None]
+        c = self.proj((total / count).to(squeezed.dtype))                                      # (B, T, C)
+        phase, gate = self.all(c).split(self.cut[1:], -1)
+        in_phase = (rms_norm(own_phase) * rms_norm(phase)).mean(-1, keepdim=True)              # a cosine
+        return x + (own_gate + gate).sigmoid() * c * (in_phase / self.temp).sigmoid()
+
+
+class MLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=False)
+        self.proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=False)
+
+    def forward(self, x):
+        return self.proj(relu2(self.fc(x)))
+
+
+class Block(nn.Module):
+    def __init__(self, config, layer):
+        super().__init__()
+        self.attn = WaveAttention(config)
+        self.mlp = MLP(config)
+        self.field = Interference(config) if layer % 3 == 2 else None
+        self.drop = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+
+    def forward(self, x, state=None):
+        x = x + self.drop(self.attn(rms_norm(x), state))
+        x = x + self.drop(self.mlp(rms_norm(x)))
+        return x if self.field is None else self.field(x, state)
+
+
+class Model(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)            # also the head: tied
+        self.blocks = nn.ModuleList(Block(config, l) for l in range(config.n_layer))
+        for name, p in self.named_parameters():
+            if name.endswith("proj.weight"):
+                nn.init.zeros_(p)                                            # each block starts as the identity
+            elif name.endswith("weight"):
+                nn.init.normal_(p, std=0.01 if name == "wte.weight" else 0.5 * p.shape[1] ** -0.5)
+            elif name.endswith("bias"):
+                nn.init.zeros_(p)
+                if name.endswith("kvg.bias"):
+                    nn.init.constant_(p[-config.n_embd:], 2)                 # the gate starts open: sigmoid(2) = 0.88
+
+    def forward(self, idx, targets=None, state=None):            # (B, T) -> logits (B, T, V), loss or None
+        """`state`: a dict, empty at the start of a stream. It is filled; pass it again with the next tokens."""
+        pos = 0 if state is None else state.get("pos", 0)
+        x = rms_norm(self.wte(idx))                                          # (B, T, C)
+        x = x + sinusoids(pos, idx.shape[1], self.config.n_embd).to(x.device, x.dtype)
+        for l, block in enumerate(self.blocks):
+            x = block(x, None if state is None else state.setdefault(l, {}))
+        if state is not None:
+            state["pos"] = pos + idx.shape[1]
+        logits = F.linear(rms_norm(x), self.wte.weight)                      # (B, T, C) x (V, C) -> (B, T, V)
+        return logits, None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+# The physics, drawn and checked.
+
+@torch.inference_mode()
+def portrait(model, tokens, path):
+    """Waves in time and frequency, their reach, the field while the text is read, energy per block, the coupling."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+    model.eval()
+    c, fields, energy = model.config, [], []
+    T = min(len(tokens), c.block_size)
+    idx = torch.as_tensor(np.asarray(tokens[:T]).astype(np.int64), device=model.wte.weight.device)[None]
+    seen = lambda list_: lambda module, args, out: list_.append(out.float().square().mean().sqrt().item())
+    hooks = [b.attn.register_forward_hook(seen(energy)) for b in model.blocks]
+    hooks += [b.mlp.register_forward_hook(seen(energy)) for b in model.blocks]
+    hooks += [b.attn.proj.register_forward_pre_hook(lambda m, args: fields.append(args[0][0])) for b in model.blocks]
+    hooks += [b.register_forward_hook(seen(energy)) for b in model.blocks]
+    model(idx)
+    for hook in hooks:
+        hook.remove()
+    energy = np.array(energy).reshape(-1, 3)                                                   # (L, 3)
+    colours = colormaps["viridis"](np.linspace(0, 0.95, c.n_head))
+    fig = Figure(figsize=(13, 7.4), layout="constrained")
+    ax = fig.subplots(2, 3)
+    t, w = np.arange(64), np.linspace(0, math.pi, 300)
+    order = np.argsort([-model.blocks[0].attn.physics()[0].cpu().numpy()])[0]
+    lam, amp = (z.cpu().numpy() for z in resonator(*model.blocks[0].attn.physics()))
+    for colour, h in zip(colours, order):
+        k = (amp[h] * np.exp(lam[h] * t)).real
+        ax[0, 0].plot(t, k / abs(k).max(), color=colour, label=f"{-1 / lam[h].real:.1f}")
+        rho, conj = np.exp(lam[h]), np.exp(lam[h].conj())
+        H = (amp[h] / (1 - rho * np.exp(-1j * w)) + amp[h].conj() / (1 - conj * np.exp(-1j * w))) / 2
+        ax[0, 1].semilogy(w, abs(H) / abs(H).max(), color=colour)
+    ax[0, 0].legend(title="1/e reach, tokens", fontsize=8, ncols=2)
+    ax[0, 0].set(title="waves of block 0 in time", xlabel="tokens behind their source", ylabel="amplitude / largest")
+    ax[0, 1].set(title="each is a resonator: gain", xlabel="frequency (radians per token)", ylabel="gain / largest",
+                 xticks=[0, math.pi / 2, math.pi], xticklabels=["0", "π/2", "π"])
+    reach = np.array([1 / (b.attn.physics()[0].cpu().numpy() * c.stride) for b in model.blocks])       # (L, H), tokens
+    for l, r in enumerate(reach):
+        ax[0, 2].semilogy(np.full(len(r), l), np.sort(r), "o", color="#0072B2", alpha=0.7)
+    roles = (0.1, 4, "local", "#E69F00"), (4, 32, "phrase", "#009E73"), (32, 1e4, "passage", "#CC79A7")
+    for low, high, role, colour in roles:
+        ax[0, 2].axhspan(low, high, color=colour, alpha=0.12)
+        ax[0, 2].text(c.n_layer - 0.6, math.sqrt(low * min(high, 400)), role, va="center", ha="right", color="0.3")
+    ax[0, 2].set(title="reach of every wave", xlabel="block", ylabel="tokens", xticks=range(c.n_layer),
+                 xlim=(-0.5, c.n_layer - 0.5), ylim=(min(0.3, reach.min() / 1.5), max(400, 2 * reach.max())))
+    field = fields[0].float().unflatten(-1, (c.n_head, -1)).norm(dim=-1).T.cpu()[order.copy()]      # (H, T)
+    image = ax[1, 0].imshow(field / field.amax(1, keepdim=True), aspect="auto", cmap="cividis", interpolation="nearest")
+    ax[1, 0].set(title="the gated field while the text is read", xlabel="token", ylabel="wave, shortest reach first")
+    fig.colorbar(image, ax=ax[1, 0], label="|field| / largest")
+    for i, (name, colour) in enumerate((("attention", "#0072B2"), ("MLP", "#E69F00"), ("stream leaving", "#777777"))):
+        ax[1, 1].bar(np.arange(c.n_layer) + 0.27 * (i - 1), energy[:, i], 0.27, color=colour, label=name)
+    ax[1, 1].set(title="energy that enters and leaves (rms)", xlabel="block", xticks=range(c.n_layer), yscale="log")
+    ax[1, 1].legend(fontsize=8)
+    image = ax[1, 2].imshow(model.blocks[0].attn.coupling.softmax(-1).cpu(), cmap="cividis", vmin=0)
+    ax[1, 2].set(title="coupling of the waves, block 0", xlabel="from wave", ylabel="to wave")
+    fig.colorbar(image, ax=ax[1, 2])
+    fig.savefig(path, dpi=110)
+
+
+@torch.inference_mode()
+def self_check():
+    """Print every claim of this file with its measured number and its bound; True if all hold."""
+    ok = True
+
+    def check(what, value, bound, sign="<="):
+        nonlocal ok
+        good = value <= bound if sign == "<=" else value >= bound
+        ok &= bool(good)
+        print(f"{'ok  ' if good else 'FAIL'} {what:<66} {value:9.2e} {sign} {bound:g}")
+
+    rng = np.random.default_rng(0)
+    H, D, stride, field = 3, 4, 4, 256
+    alpha, omega, phi = rng.uniform(0.005, 0.5, H), rng.uniform(0, 0.7, H), rng.uniform(-1, 1, H)
+    physics = *(torch.tensor(a) for a in (alpha, omega, phi)), stride, field
+    d, first = rng.normal(size=(71, H, D)), rng.normal(size=(H, D)) + 1j * rng.normal(size=(H, D))
+    ref = wave_field_ref(d, alpha, omega, phi, stride, field, first)
+    for kernel in (wave_fft, wave_scan):
+        f, last = kernel(torch.tensor(d)[None], *physics, torch.tensor(first)[None])
+        error = max(abs(f[0].numpy() - ref[0]).max(), abs(last[0].numpy() - ref[1]).max())
+        check(f"{kernel.__name__}: against the field itself, scattered and gathered", error, 1e-10)
+    h = 1e-3
+    k = lambda c: np.exp(-alpha * c) * np.cos(omega * c + phi)
+    for_c = np.linspace(1, 20, 50)[:, None]
+    bend, slope = (k(for_c + h) - 2 * k(for_c) + k(for_c - h)) / h**2, (k(for_c + h) - k(for_c - h)) / (2 * h)
+    residue = bend + 2 * alpha * slope + (alpha**2 + omega**2) * k(for_c)
+    check("the kernel obeys k'' + 2 alpha k' + (alpha^2 + omega^2) k = 0", abs(residue).max(), 1e-6)
+    pulse = torch.zeros(1, 40, H, 1, dtype=torch.float64)
+    pulse[:, 0] = 1
+    Z = abs(k(np.arange(field)[:, None])).sum(0)
+    error = abs(wave_scan(pulse, *physics)[0][0, :, :, 0].numpy() - k(stride * np.arange(40)[:, None]) / Z).max()
+    check("the response to a pulse is the kernel", error, 1e-12)
+    x = torch.tensor(d)[None]
+    late = torch.cat((torch.zeros_like(x[:, :5]), x), 1)
+    check("time invariance", (wave_scan(late, *physics)[0][:, 5:] - wave_scan(x, *physics)[0]).abs().max(), 1e-12)
+    error = (wave_scan(2 * x + late[:, :71], *physics)[0] - 2 * wave_scan(x, *physics)[0]
+             - wave_scan(late[:, :71], *physics)[0]).abs().max()
+    check("linearity", error, 1e-12)
+    free = torch.tensor(first)[None]
+    states = [free] + [free := wave_scan(torch.zeros(1, 1, H, D).double(), *physics, free)[1] for _ in range(50)]
+    grown = torch.stack([s.abs().square().sum() for s in states]).diff().max()
+    check("the energy of a free field never grows: largest change", grown, 0)
+
+    torch.manual_seed(0)
+    model = Model(Config(vocab_size=50, block_size=16, n_layer=3, n_head=2, n_embd=32)).double().eval()
+    for p in model.parameters():                                 # zero-initialised projections would hide mistakes
+        p.add_(0.1 * torch.randn_like(p))
+    rows = model.blocks[0].attn.coupling.softmax(-1).sum(-1)
+    check("rows of the coupling sum to 1", (rows - 1).abs().max(), 1e-12)
+    a = model.blocks[0].attn
+    count = a.damp.numel() + a.omega.numel() + a.phi.numel() + a.coupling.numel()
+    check("numbers of physics per block: 3 H + H^2", abs(count - (3 * 2 + 2 * 2)), 0)
+    idx = torch.randint(50, (2, 40))
+    logits = model(idx)[0]
+    ref = forward_ref({k: v.numpy() for k, v in model.state_dict().items()}, idx.numpy(), model.config)
+    check("whole model: float64 torch against NumPy, relative", abs(logits.numpy() - ref).max() / abs(ref).max(), 1e-10)
+    leaks = []
+    for t in range(1, 40):
+        edited = idx.clone()
+        edited[:, t:] = (edited[:, t:] + 1) % 50
+        leaks.append((model(edited)[0] - logits)[:, :t].abs().max().item())
+    check("causality scan: largest leak over every distance 1 .. 39", max(leaks), 1e-12)
+    check("causality: the length moves the logits by", (model(idx[:, :20])[0] - logits[:, :20]).abs().max(), 1e-12)
+    state = {}
+    stream = torch.cat([model(chunk, state=state)[0] for chunk in idx.split((1, 1, 5, 20, 1, 12), 1)], 1)
+    check("a stream in chunks against one shot, 2.5 blocks", (stream - logits).abs().max(), 1e-9)
+
+    with open(__file__, "rb") as file:
+        text = torch.tensor(list(file.read()))
+    with torch.inference_mode(False), torch.enable_grad():
+        model = Model(Config(block_size=64))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, fused=True)
+        for _ in range(80):
+            batch = text[torch.randint(len(text) - 65, (16, 1)) + torch.arange(65)]
+            loss = model(batch[:, :-1], batch[:, 1:])[1]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    check("80 steps on the text of this file: nats per byte", loss.item(), 3)
+    return ok, model, text[:64]
+
+
+if __name__ == "__main__":
+    options = dict(arg.split("=", 1) for arg in sys.argv[1:])
+    os.makedirs("out", exist_ok=True)
+    if "ckpt" in options:                                        # draw a trained model: ckpt=out/wavefield/ckpt.pt
+        ckpt = torch.load(options["ckpt"], map_location="cpu", weights_only=True)
+        model = Model(Config(**ckpt["config"]))
+        model.load_state_dict(ckpt["model"])
+        tokens, ok = ckpt["tokens"], True
+    else:
+        ok, model, tokens = self_check()
+    portrait(model, tokens, "out/wavefield.png")
+    print("wrote out/wavefield.png")
+    sys.exit(not ok)
