@@ -457,17 +457,18 @@ def portrait(model, tokens, path):
     roles = (0.1, 4, "local", "#E69F00"), (4, 32, "phrase", "#009E73"), (32, 1e4, "passage", "#CC79A7")
     for low, high, role, colour in roles:
         ax[0, 2].axhspan(low, high, color=colour, alpha=0.12)
-        ax[0, 2].text(c.n_layer - 0.6, math.sqrt(low * min(high, 400)), role, va="center", ha="right", color="0.3")
+        ax[0, 2].text(c.n_layer - 0.6, math.sqrt(low * min(high, 400)), role, va="center", color="0.3")
     ax[0, 2].set(title="reach of every wave", xlabel="block", ylabel="tokens", xticks=range(c.n_layer),
-                 xlim=(-0.5, c.n_layer - 0.5), ylim=(min(0.3, reach.min() / 1.5), max(400, 2 * reach.max())))
+                 xlim=(-0.5, 1.3 * c.n_layer - 0.5), ylim=(min(0.3, reach.min() / 1.5), max(400, 2 * reach.max())))
     field = fields[0].float().unflatten(-1, (c.n_head, -1)).norm(dim=-1).T.cpu()[order.copy()]      # (H, T)
     image = ax[1, 0].imshow(field / field.amax(1, keepdim=True), aspect="auto", cmap="cividis", interpolation="nearest")
     ax[1, 0].set(title="the gated field while the text is read", xlabel="token", ylabel="wave, shortest reach first")
     fig.colorbar(image, ax=ax[1, 0], label="|field| / largest")
     for i, (name, colour) in enumerate((("attention", "#0072B2"), ("MLP", "#E69F00"), ("stream leaving", "#777777"))):
         ax[1, 1].bar(np.arange(c.n_layer) + 0.27 * (i - 1), energy[:, i], 0.27, color=colour, label=name)
-    ax[1, 1].set(title="energy that enters and leaves (rms)", xlabel="block", xticks=range(c.n_layer), yscale="log")
-    ax[1, 1].legend(fontsize=8)
+    ax[1, 1].set(title="energy that enters and leaves (rms)", xlabel="block", xticks=range(c.n_layer), yscale="log",
+                 ylim=(energy.min() / 1.5, 4 * energy.max()))
+    ax[1, 1].legend(fontsize=8, ncols=3)
     image = ax[1, 2].imshow(model.blocks[0].attn.coupling.softmax(-1).cpu(), cmap="cividis", vmin=0)
     ax[1, 2].set(title="coupling of the waves, block 0", xlabel="from wave", ylabel="to wave")
     fig.colorbar(image, ax=ax[1, 2])

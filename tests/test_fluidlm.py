@@ -84,7 +84,7 @@ def test_scan_checks_can_fail():
 
     for fault in (late, no_skip):
         assert relative(with_gradients(fault, inputs)[0], right[0]) > 1e-3
-    assert relative(with_gradients(no_skip, inputs)[2], right[2]) > 1e-3, "the gradient of x lacks a term, and that shows"
+    assert relative(with_gradients(no_skip, inputs)[2], right[2]) > 1e-3, "a missing term of the gradient shows"
 
 
 def test_scan_at_extreme_time_steps():
