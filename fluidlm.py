@@ -14,7 +14,7 @@ FluidLM: a language model as a reaction-diffusion fluid. No attention, no cache:
     u               u           the fluid: concentrations of C species at every token               (B, T, C)
     diff            D_d         diffusion, softplus(diff), for each scale and channel               (3, C)
     state["z"]      z_t         what the SSM remembers: the only term without a horizon             (B, S, C)
-    h               h           reservoir; means up to each token make it causal                    (B, T, C)
+    h               h           reservoir, handed from layer to layer; its means end at each token  (B, T, C)
     theta           delta       viscosity of the reservoir, delta = sigmoid(theta)                  (C,)
     dt_gate         dt          time step, dt_max (0.005 + 0.995 sigmoid(dt_gate)); s = 1/sqrt(n_layer)
     local_window    -           A(u) is the mean of so many tokens, the last one included
@@ -143,13 +143,12 @@ def pump_ref(R, u, h, W_x, W_h, theta, causal=True):             # 3 x (T, C), 2
     return new
 
 
-def block_ref(p, u, c):                                          # {name: array}, (T, C) -> (T, C)
+def block_ref(p, u, h, c):                                       # {name: array}, 2 x (T, C) -> 2 x (T, C)
     """One layer: n_steps Euler steps; a token that halts keeps its u, and others go on reading it."""
     silu = lambda x: x * sigmoid_ref(x)
-    D, alpha, W_x = softplus_ref(p["diff"]), softplus_ref(p["alpha"]), p["gate_x.weight"]
-    W_h = p.get("gate_h.weight", 0 * W_x)                        # a single step finds h = 0: no matrix for it
+    D, alpha, W_x, W_h = softplus_ref(p["diff"]), softplus_ref(p["alpha"]), p["gate_x.weight"], p["gate_h.weight"]
     dt = c.dt_max * (0.005 + 0.995 * sigmoid_ref(p["dt_gate"])) / math.sqrt(c.n_layer)
-    R, h, live, calm = 0 * u, 0 * u, np.ones((len(u), 1), bool), np.zeros((len(u), 1))
+    R, live, calm = 0 * u, np.ones((len(u), 1), bool), np.zeros((len(u), 1))
     for k in range(c.n_steps):
         new = silu(u @ p["reaction.gate.weight"].T) * (u @ p["reaction.up.weight"].T) @ p["reaction.proj.weight"].T
         R = np.where(live, new, R)                               # a halted token's last reaction stays in the means
@@ -169,7 +168,7 @@ def block_ref(p, u, c):                                          # {name: array}
         u = np.where(live, new, u)
         calm = np.where(tau < c.epsilon, calm + 1, 0)
         live = live & ((calm < c.patience) | (k + 1 < c.min_steps))
-    return u
+    return u, h
 
 
 def forward_ref(params, idx, config):                            # {name: array}, (B, T) -> logits (B, T, V)
@@ -177,9 +176,10 @@ def forward_ref(params, idx, config):                            # {name: array}
     logits = np.empty((*idx.shape, config.vocab_size))
     for b, tokens in enumerate(idx):
         u = rms_norm_ref(params["wte.weight"][tokens]) + config.position * positions_ref(len(tokens), config.n_embd)
+        h = 0 * u
         for l in range(config.n_layer):
             start = f"blocks.{l}."
-            u = block_ref({k[len(start):]: v for k, v in params.items() if k.startswith(start)}, u, config)
+            u, h = block_ref({k[len(start):]: v for k, v in params.items() if k.startswith(start)}, u, h, config)
         logits[b] = u @ params["wte.weight"].T
     return logits
 
@@ -420,8 +420,7 @@ class Block(nn.Module):
         self.alpha = nn.Parameter(torch.full((2, C), math.log(math.expm1(0.1))))
         self.diff = nn.Parameter(torch.tensor((0.15, 0.10, 0.08)).expm1().log()[:, None].repeat(1, C))
         self.ssm, self.reaction = SSM(c), Reaction(c)
-        self.gate_x, self.local = (nn.Linear(C, C, bias=False) for _ in range(2))
-        self.gate_h = nn.Linear(C, C, bias=False) if c.n_steps > 1 else None                   # h is zero before step 1
+        self.gate_x, self.gate_h, self.local = (nn.Linear(C, C, bias=False) for _ in range(3))
         self.theta = nn.Parameter(torch.full((C,), math.log(0.97 / 0.03)))
         if c.longconv:
             self.longconv = nn.ParameterList(torch.randn(k, C // 4) / k ** 0.5 for k in KERNELS)
@@ -434,12 +433,12 @@ class Block(nn.Module):
         c = self.config
         return c.dt_max * (0.005 + 0.995 * torch.sigmoid(self.dt_gate)) / c.n_layer ** 0.5
 
-    def forward(self, u, n, state, log):                         # (B, T, C), n tokens before, dict or None -> (B, T, C)
+    def forward(self, u, h, n, state, log):                      # 2 x (B, T, C), n tokens before -> 2 x (B, T, C)
         c, T = self.config, u.shape[1]
         w, delays = stencil(F.softplus(self.diff), c.laplacian)
         alpha, delta, dt, causal = F.softplus(self.alpha), torch.sigmoid(self.theta), self.step(), c.pump == "causal"
         count = torch.arange(n + 1, n + 1 + T, device=u.device, dtype=u.dtype)[:, None]
-        R = h = live = None                                      # live: which tokens still move, all if None
+        R = live = None                                          # live: which tokens still move, all if None
         calm = steps = torch.zeros_like(u[..., 0]).flatten()     # (BT,)
         for k in range(c.n_steps):
             own = None if state is None else state.setdefault(k, {})
@@ -454,9 +453,10 @@ class Block(nn.Module):
                 continue                                         # later tokens read the state; the rest can be skipped
             steps = steps + 1 if live is None else steps.index_add(0, live, torch.ones_like(calm))
             v, g = pick(u, live), self.gate_x(rms_norm(pick(u_mean, live)))
-            g = torch.sigmoid(g + self.gate_h(rms_norm(pick(h, live))) if k and self.gate_h is not None else g)
+            old = pick(h, live)
+            g = torch.sigmoid(g + self.gate_h(rms_norm(old)))
             new = g * (2 * torch.sigmoid(2 * pick(R_mean, live)) - 1)      # torch.tanh is three times slower
-            new = torch.addcmul(new, delta, pick(h, live) if k else torch.zeros_like(new))
+            new = torch.addcmul(new, delta, old)
             h = put(h, new, live)
             lap, mean = taps(past, w, delays, T), taps(past, self.window, range(c.local_window), T)
             du = r + pick(lap, live) + alpha[0] * new + alpha[1] / c.local_window * self.local(pick(mean, live))
@@ -476,7 +476,7 @@ class Block(nn.Module):
                 live = (torch.arange(len(steps), device=u.device) if live is None else live)[moves]
                 calm = calm[moves]
         log["steps"].append(steps.view(u.shape[:2]))
-        return u
+        return u, h
 
 
 class Model(nn.Module):
@@ -499,8 +499,9 @@ class Model(nn.Module):
         """`state`: a dict, empty at the start of a stream. It is filled; pass it again with the next tokens."""
         c, T, n = self.config, idx.shape[1], 0 if state is None else state.get("n", 0)
         u, log = self.start(idx, n), {"tau": [], "gate": [], "steps": []}
+        h = torch.zeros_like(u)
         for l, block in enumerate(self.blocks):
-            u = block(u, n, None if state is None else state.setdefault(l, {}), log)
+            u, h = block(u, h, n, None if state is None else state.setdefault(l, {}), log)
         if state is not None:
             state["n"] = n + T
         self.steps = torch.stack(log["steps"])                               # (n_layer, B, T), what each token took
@@ -532,14 +533,15 @@ def gain(w, D, kind="seed"):                                     # (n,) radians 
 def waves(model, idx, n_steps, epsilon):                         # (1, T) -> u (L, n_steps + 1, T, C), steps (L, T)
     """Let each layer run for n_steps Euler steps, however many it was trained for; epsilon only counts the steps."""
     u, out, log = model.start(idx), [], {"tau": [], "gate": [], "steps": []}
+    h = torch.zeros_like(u)
     for block in model.blocks:
-        trained = block.config
+        trained, states = block.config, [u]
         configs = [replace(trained, n_steps=k, epsilon=0.0) for k in range(1, n_steps + 1)]
-        states = [u]
         for block.config in (*configs, replace(configs[-1], epsilon=epsilon, patience=1, min_steps=1), trained):
-            states.append(block(u, 0, None, log))
-        u = states.pop()
-        out.append(torch.cat(states[:-1]))
+            after = block(u, h, 0, None, log)
+            states.append(after[0])
+        u, h = after
+        out.append(torch.cat(states[:-2]))
     steps = torch.cat(log["steps"][n_steps::n_steps + 2])
     return torch.stack(out).float().cpu().numpy(), steps.cpu().numpy()
 

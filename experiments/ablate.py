@@ -71,7 +71,7 @@ def without_viscosity(model):
 
 
 def without_slow_rope(model):
-    model.config.slow_base = 0.0
+    model.config.slow = "off"
 
 
 TERMS = {

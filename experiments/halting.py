@@ -90,8 +90,11 @@ def draw(rows, steps, loss):
     cost, follows, levels = fig.subplots(1, 3)
     eps = [row[0] for row in rows]
     cost.plot([row[3] for row in rows], [row[5] for row in rows], "o-", color=COLOURS[0])
+    shown, apart = [], 0.04 * (rows[0][3] - rows[-1][3]) or 1.0
     for row in rows:
-        cost.annotate(f"{row[0]:g}", (row[3], row[5]), textcoords="offset points", xytext=(4, 5), fontsize=8)
+        if all(abs(row[3] - x) > apart for x in shown):          # no label on top of another
+            shown.append(row[3])
+            cost.annotate(f"{row[0]:g}", (row[3], row[5]), textcoords="offset points", xytext=(4, 5), fontsize=8)
     cost.set(title="What halting saves and costs (labels: epsilon)", xlabel="mean Euler steps of a token in a layer",
              ylabel="validation loss (nats per token)")
     r, low, high = (np.array([row[i] for row in rows], float) for i in (8, 9, 10))
@@ -99,10 +102,11 @@ def draw(rows, steps, loss):
     follows.axhline(0, color="black", lw=0.8)
     follows.set(title="Do hard tokens compute longer?", xlabel="epsilon",
                 ylabel="rank correlation of steps and loss, 95%")
-    groups = [g for g in np.array_split(np.argsort(steps.ravel(), kind="stable"), 8) if len(g)]
-    x, y = ([v.ravel()[g].mean() for g in groups] for v in (steps, loss))
-    levels.plot(x, y, "o-", color=COLOURS[2])
-    levels.set(title="Loss of tokens, in eight groups by their steps", xlabel="mean steps of the group",
+    x, count = np.unique(steps, return_counts=True)
+    x = x[count >= 20] if (count >= 20).any() else x
+    y, error = zip(*((v.mean(), 1.96 * v.std() / len(v) ** 0.5) for v in (loss[steps == n] for n in x)))
+    levels.errorbar(x, y, error, fmt="o-", color=COLOURS[2], capsize=3)
+    levels.set(title="Tokens by their steps", xlabel="Euler steps, mean of the layers",
                ylabel="mean loss of the full computation")
     return fig
 
@@ -125,7 +129,7 @@ def main():
     print("epsilon  steps  loss    ms/token  rank correlation, 95%")
     for epsilon in sorted({0.0, *(train.convert("epsilons", e, float) for e in s.epsilons.split(","))}):
         loss, steps, ms = evaluate(model, x, y, epsilon)
-        r = spearman(steps, full, s.draws, rng) if np.ptp(steps) else (0.0, 0.0, 0.0)
+        r = spearman(steps, full, s.draws, rng) if np.ptp(steps) else [float("nan")] * 3
         if shown[1] is None or abs(r[0]) > abs(shown[0]):
             shown = r[0], steps
         c, mean = model.config, float(steps.mean())
