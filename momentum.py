@@ -360,15 +360,15 @@ def portrait(model, tokens, path):
     stripe = torch.stack([wt.diagonal(1 - half, 1, 2).mean(-1) for _, wt in on])               # (L, H)
     l, h = divmod(stripe.argmax().item(), stripe.shape[1])
     for a, maps, name in ((ax[0, 1], on, "with the shear"), (ax[1, 1], off, "same weights, shear off")):
-        weight = maps[l][1][h].cpu()
-        a.imshow(weight.sqrt(), cmap="cividis", vmin=0, vmax=1)
+        weight = maps[l][1][h].cpu().numpy()
+        a.imshow(np.sqrt(weight), cmap="cividis", vmin=0, vmax=1)
         share = weight.diagonal(1 - half).mean()
         a.set(title=f"{name}: {share:.0%} on the stripe", ylabel="query token", xlabel="key token (a passage, twice)")
         a.plot([1, half], [half, 2 * half - 1], ":", color="white", lw=0.8, alpha=0.6)
     fig.suptitle(f"Momentum attention; layer {l}, head {h} follows the induction stripe: the token after a match")
 
     freq = 2 * math.pi * np.fft.rfftfreq(2 * half)
-    power = [[(torch.fft.rfft(q.float(), dim=0).abs() ** 2).mean((1, 2)).cpu() for q, _ in maps] for maps in (off, on)]
+    power = [[(torch.fft.rfft(q.float(), dim=0).abs() ** 2).mean((1, 2)).cpu().numpy() for q, _ in maps] for maps in (off, on)]
     for p, colour, name in zip(power, ("#0072B2", "#D55E00"), ("before", "after")):
         ax[0, 2].semilogy(freq[1:], p[l][1:], color=colour, label=f"q {name} the shear")
         ac = [(p_[freq > math.pi / 2].sum() / p_.sum()).item() for p_ in p]

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import train
+
 ROOT = Path(__file__).resolve().parent.parent
 TINY = "n_layer=1 n_embd=16 block_size=16 batch_size=4 device=cpu eval_iters=1".split()
 
@@ -36,4 +38,14 @@ def cli(tmp_path):
             lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
             assert len(lines) == 1, done.stderr
         return done
+    return run
+
+
+@pytest.fixture
+def inside(tmp_path, monkeypatch):
+    """train.py's main() in this process, in an empty folder: what a run does, without the seconds of importing torch."""
+    def run(*args):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, args)])
+        train.main()
     return run

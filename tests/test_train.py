@@ -152,17 +152,17 @@ def test_train_then_sample(cli, text_file, tmp_path):
     assert "'Z'" in cli("sample.py", "prompt=Z", expect=2).stderr
 
 
-def test_the_same_seed_gives_the_same_losses(cli, text_file, tmp_path):
+def test_the_same_seed_gives_the_same_losses(inside, text_file, tmp_path):
     for out, seed in (("a", 1), ("b", 1), ("c", 2)):
-        cli("train.py", *TINY, f"dataset={text_file}", "max_iters=10", f"out={out}", f"seed={seed}", "dropout=0.1")
+        inside(*TINY, f"dataset={text_file}", "max_iters=10", f"out={out}", f"seed={seed}", "dropout=0.1")
     a, b, c = (losses(tmp_path / out / "log.csv") for out in "abc")
     assert a == b and len(a) == 10 and a != c
 
 
-def test_killed_and_resumed_is_unbroken(cli, text_file, tmp_path):
+def test_killed_and_resumed_is_unbroken(inside, text_file, tmp_path):
     """SIGKILL at a random moment of 200 steps, resume, and every loss is that of the run that was left alone."""
     args = [*TINY, f"dataset={text_file}", "max_iters=200", "eval_interval=20", "dropout=0.1"]
-    cli("train.py", *args, "out=whole")
+    inside(*args, "out=whole")
     for attempt in range(3):
         victim = subprocess.Popen([sys.executable, ROOT / "train.py", *args, "out=broken", "resume=true"], cwd=tmp_path,
                                   env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True)
@@ -172,7 +172,7 @@ def test_killed_and_resumed_is_unbroken(cli, text_file, tmp_path):
         time.sleep(random.random())
         victim.send_signal(signal.SIGKILL)
         victim.communicate()
-    cli("train.py", *args, "out=broken", "resume=true")
+    inside(*args, "out=broken", "resume=true")
     assert losses(tmp_path / "broken/log.csv") == losses(tmp_path / "whole/log.csv")
 
 
@@ -189,9 +189,9 @@ def test_interrupt_saves(cli, text_file, tmp_path):
     assert T.load_checkpoint(tmp_path / "out/momentum/ckpt.pt")["step"] > 0
 
 
-def test_two_processes_match_one(cli, text_file, tmp_path):
+def test_two_processes_match_one(inside, text_file, tmp_path):
     args = [*TINY, f"dataset={text_file}", "max_iters=20", "grad_accum=2"]
-    cli("train.py", *args, "out=one")
+    inside(*args, "out=one")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", ROOT / "train.py"]
     done = subprocess.run([*command, *args, "out=two"], cwd=tmp_path, capture_output=True, text=True, timeout=120,
                           env=os.environ | {"OMP_NUM_THREADS": "1"})
