@@ -1,8 +1,8 @@
 """
 Ten things to change and watch: what does one setting do to what a model learns, and what does the reader see?
 
-Every change is one key=value of `train.py`. Each is trained for the same iterations, on the same batches, as its model with
-its defaults; the table shows both validation losses, the picture their difference.
+Every change is one key=value of `train.py`. Each is trained for the same iterations, on the same batches, as its model
+with its defaults; the table shows both validation losses, the picture their difference.
 
     python experiments/changes.py                  a few minutes on two cores: 40 iterations each
     python experiments/changes.py full=true        200 iterations; resume=true goes on
@@ -21,7 +21,7 @@ from data.text import ensure_dataset, load_dataset
 from train import guard, load_model
 
 CHANGES = ["momentum gamma=-0.5", "momentum gamma=1", "momentum shear=k", "wavefield init=seed", "wavefield stride=1",
-           "hydra nu=0", "hydra laplacian=seed", "hydra rotation=cayley", "fluidlm n_steps=1", "fluidlm pump=broadcast",
+           "hydra nu=0", "hydra laplacian=seed", "hydra rotation=cayley", "fluidlm n_steps=2", "fluidlm pump=broadcast",
            "advection_glu pre_ln=false", "advection_glu viscosity=token"]
 COLUMNS = "change dataset iters small train_loss val_loss".split()
 
@@ -66,7 +66,8 @@ def main():
         ax.barh(i, gap, color=COLOUR[change.split()[0]])
         ax.annotate(f"{gap:+.3f}", (gap, i), xytext=(4 if gap >= 0 else -4, 0), textcoords="offset points", va="center",
                     ha="left" if gap >= 0 else "right", fontsize=9)
-    ax.set(yticks=range(len(CHANGES)), yticklabels=CHANGES, xlabel="change of the validation loss (nats per token); left is better",
+    ax.set(yticks=range(len(CHANGES)), yticklabels=CHANGES,
+           xlabel="change of the validation loss (nats per token); left is better",
            title=f"One setting changed, {s.iters} iterations")
     ax.invert_yaxis()
     ax.margins(x=0.15)

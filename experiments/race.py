@@ -1,10 +1,8 @@
 """
-All five and the baseline on one text: who learns most from the same seconds of one core, who from the same tokens?
-
-Every model at its own defaults, trained by train.py on the same batches: once for so many CPU-seconds (evaluations
-are not counted), once for so many iterations. Measured on each trained model: bits per byte on the whole validation
-text, the speed of generation and the size of the state after 1,000 tokens, and how far an edit of later tokens moves
-earlier logits (float64; anything above rounding would be a leak). The baseline is momentum with gamma = 0.
+All five and the baseline on one text: who learns most from the same seconds of a CPU core, who from the same tokens?
+Every model at its defaults, same batches: for so many CPU-seconds (evaluations not counted), or so many iterations.
+Then bits per byte on the whole validation text, speed of generation and state size after 1,000 tokens, and the leak of
+later tokens into earlier logits (float64). The baseline is momentum with gamma = 0, a plain RoPE transformer.
 
     python experiments/race.py                     about six minutes on two cores: one seed, 30 seconds each
     python experiments/race.py full=true           three seeds, 180 seconds, 600 iterations; resume=true goes on
@@ -77,7 +75,6 @@ def work(model, budget, limit, seed, dataset, small):
         loss = evaluate(*args)
         away += time.process_time() - began
         return loss
-
     train.evaluate = unclocked
     try:
         length = dict(minutes=limit) if budget == "seconds" else dict(max_iters=int(limit))
@@ -97,16 +94,19 @@ def work(model, budget, limit, seed, dataset, small):
 
 
 def table(rows):
-    """Means over seeds."""
+    """The README's table, a line each: means over seeds."""
     final = [r for r in rows if r["final"]]
     mean = lambda key, **where: np.mean([r[key] for r in final if all(r[k] == v for k, v in where.items())])
-    print("\n| model | parameters | tokens/s | bits/byte, same seconds | bits/byte, same tokens | generated/s | "
-          "state at 1,000 | leak |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for m in dict.fromkeys(r["model"] for r in rows):
-        scores = [f"{mean('bits_per_byte', model=m, budget=b):.3f}" for b in ("seconds", "tokens")]
-        leak, kib = max(r["leak"] for r in final if r["model"] == m), mean("state_bytes", model=m) / 1024
-        print(f"| {m} | {mean('parameters', model=m):,.0f} | {mean('tokens_per_s', model=m, budget='seconds'):,.0f} | "
-              f"{' | '.join(scores)} | {mean('generated_per_s', model=m):,.0f} | {kib:,.0f} KiB | {leak:.0e} |")
+    lines = ["| model | parameters | tokens/s | nats, same seconds | bits/byte | nats, same tokens "
+             "| generated/s | state | leak |", "| --- " + "| ---: " * 8 + "|"]
+    for m in ENTRANTS:
+        loss, bits, other = (f"{mean(key, model=m, budget=b):.3f}" for key, b in (
+            ("val_loss", "seconds"), ("bits_per_byte", "seconds"), ("val_loss", "tokens")))
+        size, leak = mean("state_bytes", model=m) / 1024, max(r["leak"] for r in final if r["model"] == m)
+        rates = [f"{mean(key, model=m, budget='seconds'):,.0f}" for key in ("tokens_per_s", "generated_per_s")]
+        lines.append(f"| {m} | {mean('parameters', model=m):,.0f} | {rates[0]} | {loss} | {bits} | {other} "
+                     f"| {rates[1]} | {size:,.0f} KiB | {leak:.0e} |")
+    return lines
 
 
 def draw(rows, s):
@@ -125,13 +125,13 @@ def draw(rows, s):
             last.append((mean[-1], at[-1], m))
         low, span = min(last)[0], max(last)[0] - min(last)[0]
         a.set(xlabel=x, ylabel="validation loss (nats per token)", ylim=(low - 0.1, low + max(0.6, 3 * span)),
+              xlim=(0, 1.36 * max(end for _, end, _ in last)),
               title="the same seconds of one CPU core" if x == "seconds" else "the same tokens")
         gap, y, right = 0.05 * (a.get_ylim()[1] - a.get_ylim()[0]), low - 9, max(end for _, end, _ in last)
         for value, end, m in sorted(last):                       # names beside the ends of the lines, pushed apart
             y = max(value - gap, y + gap)
             a.annotate(f"{m} {value:.3f}", (end, value), xytext=(1.04 * right, y), va="center", color=COLOUR[m],
                        fontsize=9, arrowprops=dict(arrowstyle="-", color=COLOUR[m], lw=0.7))
-        a.set_xlim(0, 1.36 * right)
         a.grid(alpha=0.3)
     save_picture(fig, s.out, "race.png")
 
@@ -142,7 +142,7 @@ def main():
     jobs = [(model, budget, limit, seed, s.dataset, s.small) for seed in range(s.seeds)
             for budget, limit in (("seconds", s.minutes), ("tokens", s.max_iters)) for model in s.models.split(",")]
     rows = collect(Path(s.out, "race.csv"), COLUMNS, work, jobs, s.resume)
-    table(rows)
+    print("", *table(rows), sep="\n")
     draw(rows, s)
 
 

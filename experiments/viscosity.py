@@ -40,8 +40,8 @@ FULL = dict(max_iters=600)
 
 
 def variants(nu):                                                # schedule, laplacian, nu
-    return [("falling", "upwind", nu), ("none", "upwind", 0.0), ("constant", "upwind", nu / 2), ("rising", "upwind", nu),
-            ("falling", "seed", nu)]
+    return [("falling", "upwind", nu), ("none", "upwind", 0.0), ("constant", "upwind", nu / 2),
+            ("rising", "upwind", nu), ("falling", "seed", nu)]
 
 
 def work(schedule, laplacian, nu, iters, seed, dataset, small):
