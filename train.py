@@ -65,6 +65,11 @@ class Train:
     overwrite: bool = False             # start over in a folder that holds a run
     compile: bool = False               # torch.compile: worth it on cuda, not on a CPU
 
+    def __post_init__(self):
+        for key in ("lr", "weight_decay", "minutes"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{key}={getattr(self, key):g} should be 0 or more")
+
 
 # Settings: every key=value is a field of a dataclass, its comment is the help text.
 
@@ -89,6 +94,8 @@ def convert(key, text, kind):
         raise UserError(f"{key}={text} should be a {'whole ' if kind is int else ''}number") from None
     if not math.isfinite(number) or abs(number) > 1e18:
         raise UserError(f"{key}={text} should be a finite number")
+    if key == "dropout" and not 0 <= number < 1:
+        raise UserError(f"{key}={text} should be 0 or more and below 1")
     if kind is int:
         if number != int(number):
             raise UserError(f"{key}={text} should be a whole number")

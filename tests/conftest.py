@@ -47,5 +47,8 @@ def inside(tmp_path, monkeypatch):
     def run(*args):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["train.py", *map(str, args)])
-        train.main()
+        try:
+            train.main()
+        finally:
+            torch.set_flush_denormal(False)
     return run

@@ -6,6 +6,17 @@ from conftest import ROOT
 README = (ROOT / "README.md").read_text()
 
 
+def test_race_table(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    import common
+    import race
+    for line in race.table(common.read_csv(ROOT / "assets/race.csv")):
+        assert line in README, line
+    final = {(r["model"], r["budget"]): f"{r['val_loss']:.3f}" for r in common.read_csv(ROOT / "assets/race.csv") if r["final"]}
+    claims = README[README.index("## What was claimed"):README.index("## The five, raced")]
+    assert set(re.findall(r"(?<![\d.])[12]\.\d{3}(?!\d)", claims)) <= set(final.values())
+
+
 def test_induction_numbers(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "experiments")
     import common
