@@ -368,7 +368,8 @@ def portrait(model, tokens, path):
     fig.suptitle(f"Momentum attention; layer {l}, head {h} follows the induction stripe: the token after a match")
 
     freq = 2 * math.pi * np.fft.rfftfreq(2 * half)
-    power = [[(torch.fft.rfft(q.float(), dim=0).abs() ** 2).mean((1, 2)).cpu().numpy() for q, _ in maps] for maps in (off, on)]
+    spectrum = lambda q: (torch.fft.rfft(q.float(), dim=0).abs() ** 2).mean((1, 2)).cpu().numpy()
+    power = [[spectrum(q) for q, _ in maps] for maps in (off, on)]
     for p, colour, name in zip(power, ("#0072B2", "#D55E00"), ("before", "after")):
         ax[0, 2].semilogy(freq[1:], p[l][1:], color=colour, label=f"q {name} the shear")
         ac = [(p_[freq > math.pi / 2].sum() / p_.sum()).item() for p_ in p]

@@ -56,13 +56,14 @@ def main():
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")        # a terminal that cannot show a character shows ? instead
     print(s.prompt, end="", flush=True)
-    decoder, state, began, first = codecs.getincrementaldecoder("utf-8")(errors="replace"), {}, time.perf_counter(), None
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")       # a token may be a part of a character
+    state, began, first = {}, time.perf_counter(), None
     for new in generate(model, ids.astype("int64"), s.tokens, s.temperature, s.top_k, s.top_p, s.seed, state):
         first = first or time.perf_counter()            # the prompt is not counted
         print(decoder.decode(tokenizer.token_bytes(new)), end="", flush=True)
     speed = (s.tokens - 1) / max(1e-9, time.perf_counter() - (first or began))
-    print(f"\n--- {speed:.0f} tokens/s; the state holds {tensor_bytes(state):,} bytes after {len(ids) + s.tokens} tokens",
-          file=sys.stderr)
+    print(f"\n--- {speed:.0f} tokens/s; the state holds {tensor_bytes(state):,} bytes "
+          f"after {len(ids) + s.tokens} tokens", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ Train any model of this folder on any text.
     python train.py model=hydra resume=true               go on after Ctrl-C, a crash or a power cut
     torchrun --standalone --nproc_per_node=2 train.py model=wavefield
 
-A model is a file that defines `Config` and `Model` (see README): drop in mine.py and `model=mine` trains. Everything random is
-a function of (seed, step), so all models see the same batches, and a resumed run repeats an unbroken one bit for bit.
+A model is a file that defines `Config` and `Model` (see README): drop in mine.py and `model=mine` trains. Everything
+random is a function of (seed, step): all models see the same batches, and a resumed run is an unbroken one.
 """
 import os
 
@@ -58,7 +58,7 @@ class Train:
     optimizer: Literal["muon", "adamw"] = "muon"    # muon: for hidden matrices, adamw for the rest; adamw: for all
     weight_decay: float = 0.1           # of matrices and embeddings
     clip: Literal["global", "layer", "off"] = "global"          # gradient norm at most 1: of all, or of each layer
-    warmup: int = 50                    # iterations over which the learning rate rises; in the second half it falls to 0
+    warmup: int = 50                    # iterations in which the learning rate rises; in the second half it falls to 0
     eval_interval: int = 0              # iterations between evaluations, samples, checkpoints; 0: ten times a run
     eval_iters: int = 8                 # batches of the validation text in each evaluation
     resume: bool = False                # go on from out/ckpt.pt
@@ -159,7 +159,7 @@ def guard(main):
     except KeyboardInterrupt:
         sys.exit(130)
     except dist.DistBackendError as e:
-        print(f"error: a process of the run was lost ({str(e).splitlines()[0]}); start again with resume=true", file=sys.stderr)
+        print(f"error: lost a process of the run ({str(e).splitlines()[0]}); go on with resume=true", file=sys.stderr)
         sys.exit(2)
 
 
@@ -171,8 +171,8 @@ def models():
 def load_model(name):
     """The model file as a module, by path: an installed package called `hydra` cannot get in the way."""
     if name not in models():
-        close = difflib.get_close_matches(name, models(), 1)
-        raise UserError(f"no model '{name}'; {f'did you mean {close[0]}? ' if close else ''}there are {', '.join(models())}")
+        close = "".join(f"did you mean {m}? " for m in difflib.get_close_matches(name, models(), 1))
+        raise UserError(f"no model '{name}'; {close}there are {', '.join(models())}")
     key = f"_nanophysics_{name}"
     if key not in sys.modules:
         spec = importlib.util.spec_from_file_location(key, ROOT / f"{name}.py")
@@ -235,7 +235,7 @@ def clip_gradients(model, how):
 # Reading and writing text.
 
 def get_batch(data, block_size, seed, step, batch_size, grad_accum=1, rank=0, world=1):
-    """Inputs and targets (grad_accum, B, T): a function of (seed, step) alone, of which each process takes its share."""
+    """Inputs and targets (grad_accum, B, T): a function of (seed, step) alone; each process takes its share."""
     at = np.random.default_rng((seed, step)).integers(len(data) - block_size, size=(grad_accum, batch_size))
     at = np.array_split(at, world, 1)[rank][..., None] + np.arange(block_size + 1)
     window = torch.from_numpy(data[at].astype(np.int64))
@@ -395,7 +395,7 @@ def run(train, config, module, data, ckpt=None, clock=time.perf_counter):
     if train.batch_size % world:
         raise UserError(f"batch_size={train.batch_size} does not divide over {world} processes; choose a multiple")
     if (shortest := min(len(data.train), len(data.val))) < T + 2:
-        raise UserError(f"{train.dataset} is too short: {shortest} tokens for block_size={T}; lower it or give more text")
+        raise UserError(f"{train.dataset} is too short: {shortest} tokens for block_size={T}; lower it or add text")
     if world > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     bf16 = train.dtype == "bfloat16" or train.dtype == "auto" and device.type == "cuda"
@@ -414,16 +414,16 @@ def run(train, config, module, data, ckpt=None, clock=time.perf_counter):
     net = DistributedDataParallel(model) if world > 1 else model
     net = torch.compile(net) if train.compile else net
     tokenizer, out = Tokenizer(data.meta["tokenizer"]), Path(train.out)
-    bits = data.meta["val"]["tokens"] / data.meta["val"]["bytes"] / math.log(2)         # nats per token -> bits per byte
-    size, length = sum(p.numel() for p in model.parameters() if p.requires_grad), f"{minutes:g} minutes"
+    bits = data.meta["val"]["tokens"] / data.meta["val"]["bytes"] / math.log(2)         # nats a token -> bits a byte
+    size = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    length = f"{train.max_iters} iterations" if train.max_iters else f"{minutes:g} minutes"
     say = print if master else lambda *args, **options: None
-    say(f"{train.model}: {size:,} parameters; {Path(train.dataset).name}: {len(data.train):,} tokens; {world} x {device}, "
-        f"{'bfloat16' if bf16 else 'float32'}; {f'{train.max_iters} iterations' if train.max_iters else length}; {out}/",
-        flush=True)
+    say(f"{train.model}: {size:,} parameters; {Path(train.dataset).name}: {len(data.train):,} tokens; "
+        f"{world} x {device}, {'bfloat16' if bf16 else 'float32'}; {length}; {out}/", flush=True)
 
     def save(name="ckpt.pt"):
         if not all(torch.isfinite(p).all() for p in model.parameters()):
-            raise UserError(f"the weights after iteration {step} are not finite; the last good checkpoint is kept, lower lr")
+            raise UserError(f"weights not finite after iteration {step}; the last good checkpoint is kept, lower lr")
         save_checkpoint(out / name, dict(
             name=train.model, config=asdict(config), train=asdict(train), meta=data.meta, model=model.state_dict(),
             optimizers=[o.state_dict() for o in optimizers], step=step, seconds=seconds, best=best, rows=rows,
@@ -438,7 +438,7 @@ def run(train, config, module, data, ckpt=None, clock=time.perf_counter):
         nonlocal best
         val = evaluate(model, data.val, train.batch_size, device, context, limit)
         if not math.isfinite(val):
-            raise UserError(f"the validation loss after iteration {step} is {val}; the last good checkpoint is kept, lower lr")
+            raise UserError(f"validation loss {val} after iteration {step}; the last good checkpoint is kept, lower lr")
         rows[-1][3:5] = round(val, 6), round(val * bits, 6)
         with context:
             text = tokenizer.decode(list(generate(model, data.val[:8].astype(np.int64), 160)))
@@ -452,7 +452,8 @@ def run(train, config, module, data, ckpt=None, clock=time.perf_counter):
         return val
 
     caught, few = [], train.eval_iters * train.batch_size
-    handlers = {s: signal.signal(s, lambda number, frame: caught.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    note = lambda number, frame: caught.append(number)
+    handlers = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
     if not rows:
         rows.append([0, 0.0, "", "", "", 0.0, 0.0])
         if master:
@@ -499,7 +500,8 @@ def run(train, config, module, data, ckpt=None, clock=time.perf_counter):
             report(few)
         elif clock() - shown > (1 if live else 10):
             shown = clock()
-            say(f"iteration {step}: loss {loss:.4f}, {speed:,} tokens/s, {now * (1 / max(fraction, 1e-9) - 1):.0f} s left",
+            left = now * (1 / max(fraction, 1e-9) - 1)
+            say(f"iteration {step}: loss {loss:.4f}, {speed:,} tokens/s, {left:.0f} s left",
                 end="\r" if live else "\n", flush=True)
     for s, handler in handlers.items():
         signal.signal(s, handler)
@@ -514,8 +516,9 @@ def run(train, config, module, data, ckpt=None, clock=time.perf_counter):
     val = report(None)
     draw(out, {"loss.png": lambda path: draw_loss(rows, f"{train.model} on {Path(train.dataset).name}", path),
                "physics.png": lambda path: module.portrait(model, data.val[:512].astype(np.int64), path)})
-    say(f"{step} iterations in {seconds:.0f} s; the whole validation text: {val:.4f} nats per token, {val * bits:.4f} bits "
-        f"per byte\nlook at {out}/loss.png and {out}/physics.png; python sample.py model={train.model} writes more")
+    say(f"{step} iterations in {seconds:.0f} s; the whole validation text: {val:.4f} nats per token, "
+        f"{val * bits:.4f} bits per byte\n"
+        f"look at {out}/loss.png and {out}/physics.png; python sample.py model={train.model} writes more")
     return val
 
 
@@ -535,14 +538,14 @@ def main():
             if "max_iters" in given or "minutes" in given:
                 defaults |= {"max_iters": 0, "minutes": 0.0}
         elif not train.overwrite:
-            raise UserError(f"{out} holds a run; resume=true goes on with it, overwrite=true starts over, out=... keeps both")
+            raise UserError(f"{out} holds a run; resume=true goes on, overwrite=true starts over, out=... keeps both")
     train, config = settings(sys.argv[1:], Train, module.Config, defaults=defaults)
     if train.max_iters and train.minutes:
         raise UserError("max_iters and minutes contradict each other; give one")
     data = load_dataset(ensure_dataset(train.dataset, ROOT / "data", Path("out/data")))
     config.vocab_size = data.meta["vocab_size"]
     if ckpt and (ckpt["config"] != asdict(config) or ckpt["meta"]["tokenizer"] != data.meta["tokenizer"]):
-        raise UserError(f"{out}/ckpt.pt has another shape or vocabulary than these settings; resume with its own settings")
+        raise UserError(f"{out}/ckpt.pt has another shape or vocabulary; resume with the settings it was made with")
     try:
         Path(out).mkdir(parents=True, exist_ok=True)
     except OSError as e:

@@ -6,7 +6,7 @@ Wave field: a language model without attention; every head is one damped wave, r
     f_h(c)   = sum_j k_h(c - j * stride) d_j                        the field: scatter, then convolve
     y_i      = W_o( sigmoid(W_g x_i) * sum_g softmax(S)_hg f_g(i * stride) )        couple the heads, gather, gate
 
-With a whole number of cells per token the field needs no array. What token t reads is one resonator per head and channel,
+With a whole number of cells per token the field needs no array: token t reads one resonator per head and channel,
 
     h_t = rho h_{t-1} + d_t,     f_t = Re(e^{i phi} h_t) / Z,     rho = e^{(-alpha + i omega) stride}
 
@@ -25,9 +25,10 @@ mean of a compression of all that was read, where it is in phase with the token:
 
 Source: seed "wavefield"; the public Wave Field V3.5, from its description.
 
-What we changed, and why: the stride is whole (below two cells per token the original's bilinear gather reads the future);
-no Q (V3.5 computes it and never uses it); the gate's bias really starts at 2; Z is closed over the fixed field of a whole
-block, so that it does not depend on the length at hand.
+What we changed, and why: the stride is whole (below two cells per token V3.5's bilinear gather reads the future); no Q
+(V3.5 computes it and never uses it); the gate's bias really starts at 2; Z is closed over the fixed field of a whole
+block, so that it does not depend on the length at hand; RMSNorm without gain for LayerNorm and relu^2 for GELU, as in
+the baseline it is compared with.
 
 Run `python wavefield.py` for the proof and a picture, `python train.py model=wavefield` to train it.
 """
@@ -227,7 +228,7 @@ def pieces(N, L, block):
 
 class Chunks(torch.autograd.Function):
     """The wave over chunks of tokens, one block of chunks at a time so that it stays in the cache. Per block:
-    what every chunk leaves behind by itself; what enters each, one from the other; then inside each a matrix product."""
+    what every chunk leaves behind by itself; what enters each, from the one before; inside each a matrix product."""
 
     @staticmethod
     def forward(ctx, d, h, inside, leave, carry, rest, block):
@@ -282,17 +283,17 @@ def wave_scan(deposit, alpha, omega, phi, stride, field, first=None, chunk=32, b
     inside = torch.cat((torch.stack((read.real, -read.imag), 2)[:, 1:], toeplitz(read.real[:, :L])), 2)
     leave = torch.stack((p.real, p.imag), 1)[:, :, :L].flip(2)                                 # (H, 2, L)
     carry = toeplitz(powers(lam * L, min(block, N) // L + 1).to(kind))                         # from chunk to chunk
-    rest = toeplitz(powers(lam * (N % L), 2).to(kind))                                         # over the last, short one
+    rest = toeplitz(powers(lam * (N % L), 2).to(kind))                                         # over the last, short
     h = deposit.new_zeros(H, 1, B * D, dtype=kind) if first is None else first.transpose(0, 1).reshape(H, 1, B * D)
     f, h = Chunks.apply(deposit, h, inside, leave, carry, rest, block)
     return f, flush(h.view(H, B, D).transpose(0, 1))
 
 
-KERNELS = {"fft": wave_fft, "scan": wave_scan, "auto": wave_scan}              # the scan was faster at every length tried
+KERNELS = {"fft": wave_fft, "scan": wave_scan, "auto": wave_scan}              # training at any length: scan is faster
 
 
 def sinusoids(pos, T, C, base=10000.0):                          # -> float64 (T, C)
-    """sin and cos of t base^(-2j/C) in channels 2j, 2j+1; t = pos .. pos+T-1, in float64 on the CPU: exact for any t."""
+    """sin and cos of t base^(-2j/C) in channels 2j, 2j+1; t = pos .. pos+T-1. float64 on the CPU: exact for any t."""
     freq = base ** (-torch.arange(0, C, 2, dtype=torch.float64) / C)
     angle = torch.outer(torch.arange(pos, pos + T, dtype=torch.float64), freq)
     return torch.stack((angle.sin(), angle.cos()), -1).flatten(1)
@@ -321,7 +322,7 @@ class WaveAttention(nn.Module):
         if "rho" not in state:                                   # the weights do not move while a stream is read
             lam, amp = resonator(*self.physics())
             state["rho"], state["amp"] = (z[:, None].to(deposit.dtype.to_complex()) for z in (lam.exp(), amp))
-        h = flush(deposit[:, 0] + state["rho"] * state["first"] if "first" in state else deposit[:, 0] + 0 * state["rho"])
+        h = flush(deposit[:, 0] + state["rho"] * state.get("first", 0))
         return (state["amp"] * h).real[:, None], h
 
     def forward(self, x, state=None):                            # (B, T, C) -> (B, T, C)

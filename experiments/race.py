@@ -99,7 +99,7 @@ def table(rows):
     mean = lambda key, **where: np.mean([r[key] for r in final if all(r[k] == v for k, v in where.items())])
     lines = ["| model | parameters | tokens/s | nats, same seconds | bits/byte | nats, same tokens "
              "| generated/s | state | leak |", "| --- " + "| ---: " * 8 + "|"]
-    for m in ENTRANTS:
+    for m in [m for m in ENTRANTS if any(r["model"] == m for r in final)]:
         loss, bits, other = (f"{mean(key, model=m, budget=b):.3f}" for key, b in (
             ("val_loss", "seconds"), ("bits_per_byte", "seconds"), ("val_loss", "tokens")))
         size, leak = mean("state_bytes", model=m) / 1024, max(r["leak"] for r in final if r["model"] == m)

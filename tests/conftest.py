@@ -2,6 +2,7 @@ import os
 import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,21 @@ def text_file(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def self_checks(request, tmp_path_factory):
+    """{model: (folder, future)}: each wanted `python <model>.py`, one by one on the second core meanwhile."""
+    def check(name, folder):
+        return subprocess.run([sys.executable, ROOT / f"{name}.py"], cwd=folder, capture_output=True, text=True,
+                              timeout=180, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    wanted = [item.callspec.params["name"] for item in request.session.items if item.originalname == "test_self_check"]
+    with ThreadPoolExecutor(1) as pool:
+        folders = {name: tmp_path_factory.mktemp(name) for name in wanted}
+        yield {name: (folder, pool.submit(check, name, folder)) for name, folder in folders.items()}
+
+
 @pytest.fixture
 def cli(tmp_path):
-    """Run a script of the repo in an empty folder, as a user would: cli("train.py", "model=hydra") -> CompletedProcess."""
+    """Run a script of the repo in an empty folder, as a user would: cli("train.py", "model=hydra")."""
     def run(script, *args, expect=0, **options):
         env = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run([sys.executable, ROOT / script, *map(str, args)], cwd=tmp_path, env=env,
@@ -43,7 +56,7 @@ def cli(tmp_path):
 
 @pytest.fixture
 def inside(tmp_path, monkeypatch):
-    """train.py's main() in this process, in an empty folder: what a run does, without the seconds of importing torch."""
+    """train.py's main() in this process, in an empty folder: a run without the seconds of importing torch."""
     def run(*args):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["train.py", *map(str, args)])

@@ -1,4 +1,4 @@
-"""momentum.py: its kernels two ways, the Bode formula, the determinants, and that gamma = 0 is the plain transformer."""
+"""momentum.py: kernels two ways, the Bode formula, and that gamma = 0 is the plain transformer."""
 import math
 
 import numpy as np
@@ -63,12 +63,13 @@ def test_attention_check_can_fail():
 
 @pytest.mark.parametrize("pos, T", [(0, 1), (0, 65), (100_000, 7)])
 def test_rope_two_ways(pos, T):
-    x = np.random.default_rng(T).normal(size=(pos + T, 2, 8))[-T:] if pos == 0 else np.random.default_rng(1).normal(size=(T, 2, 8))
+    x = np.random.default_rng(T).normal(size=(T, 2, 8))
     fast = M.rope(torch.tensor(x)[None], M.turns(pos, T, 8, dtype=torch.float64))[0]
-    for t in range(T):                                  # a longer sequence with zeros in front gives the reference its position
+    for t in range(T):
         for j in range(4):
             z = (x[t, :, 2 * j] + 1j * x[t, :, 2 * j + 1]) * np.exp(1j * (pos + t) * 10000 ** (-2 * j / 8))
-            assert np.allclose(fast[t, :, 2 * j], z.real, atol=1e-10) and np.allclose(fast[t, :, 2 * j + 1], z.imag, atol=1e-10)
+            assert np.allclose(fast[t, :, 2 * j], z.real, atol=1e-10)
+            assert np.allclose(fast[t, :, 2 * j + 1], z.imag, atol=1e-10)
     if pos == 0:
         assert relative(fast, M.rope_ref(x)) < 1e-12
 

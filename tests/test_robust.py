@@ -73,13 +73,14 @@ def test_wrong_settings(refused, text_file, tmp_path, words, part):
 
 
 @pytest.mark.parametrize("name", models())
-@pytest.mark.parametrize("word", ["block_size=0", "n_embd=0", "n_layer=-3", "n_embd=1e6", "dropout=2", "block_size=1e12"])
+@pytest.mark.parametrize("word", "block_size=0 n_embd=0 n_layer=-3 n_embd=1e6 dropout=2 block_size=1e12".split())
 def test_impossible_sizes_of_every_model(refused, text_file, name, word):
     words = {w.split("=")[0]: w for w in [*TINY, f"model={name}", f"dataset={text_file}", "max_iters=1", word]}
     refused(*words.values())
 
 
-@pytest.mark.parametrize("content, part", [(b"", "empty"), (b"\0\1\2", "binary"), (b"caf\xe9 " * 99, "UTF-8"), (b"short", "short")])
+@pytest.mark.parametrize("content, part", [
+    (b"", "empty"), (b"\0\1\2", "binary"), (b"caf\xe9 " * 99, "UTF-8"), (b"short", "short")])
 def test_texts_that_are_none(refused, tmp_path, content, part):
     (tmp_path / "text").write_bytes(content)
     assert part in refused(*TINY, "dataset=text", "max_iters=1")
@@ -111,8 +112,9 @@ def test_checkpoints_that_are_none(trained, tmp_path, monkeypatch):
     ckpt = torch.load(trained, weights_only=True)
     poisoned = {k: v.clone() for k, v in ckpt["model"].items()}
     poisoned["wte.weight"][0, 0] = float("nan")
+    old = {k: v for k, v in ckpt.items() if k != "rows"}
     for name, content in {"foreign": {"model": {}}, "list": [1, 2], "bomb": Bomb(), "hidden": ckpt | {"meta": Bomb()},
-                          "nan": ckpt | {"model": poisoned}, "old": {k: v for k, v in ckpt.items() if k != "rows"}}.items():
+                          "nan": ckpt | {"model": poisoned}, "old": old}.items():
         torch.save(content, tmp_path / name)
         bad[name] = None
     for name in [*bad, "missing", "."]:
@@ -225,9 +227,9 @@ def sample(trained):
 
 
 def test_sample(sample, text_file):
-    for args, part in ((["prompt=A~"], "'~'"), (["prompt="], "prompt is empty"), (["temperature=-1"], "between 0 and 100"),
-                       (["top_p=0"], "above 0"), (["tokens=-1"], "0 or more")):
-        done = sample(*args)
+    for word, part in (("prompt=A~", "'~'"), ("prompt=", "prompt is empty"), ("temperature=-1", "between 0 and 100"),
+                       ("top_p=0", "above 0"), ("tokens=-1", "0 or more")):
+        done = sample(word)
         assert done.returncode == 2 and done.stderr.count(b"error: ") == 1 and b"Traceback" not in done.stderr
         assert part.encode() in done.stderr, done.stderr
     long = sample("prompt=" + text_file.read_text()[:100], "tokens=20", "temperature=0", "top_k=9999")
