@@ -39,6 +39,13 @@ def self_checks(request, tmp_path_factory):
 
 
 @pytest.fixture
+def quiet(self_checks):
+    """For tests that measure time: wait until nothing else of ours runs."""
+    for _, run in self_checks.values():
+        run.result()
+
+
+@pytest.fixture
 def cli(tmp_path):
     """Run a script of the repo in an empty folder, as a user would: cli("train.py", "model=hydra")."""
     def run(script, *args, expect=0, **options):
