@@ -38,6 +38,10 @@ def self_checks(request, tmp_path_factory):
         yield {name: (folder, pool.submit(check, name, folder)) for name, folder in folders.items()}
 
 
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: "quiet" in item.fixturenames)      # tests that measure time come last
+
+
 @pytest.fixture
 def quiet(self_checks):
     """For tests that measure time: wait until nothing else of ours runs."""
