@@ -365,7 +365,7 @@ def portrait(model, tokens, path):
         share = weight.diagonal(1 - half).mean()
         a.set(title=f"{name}: {share:.0%} on the stripe", ylabel="query token", xlabel="key token (a passage, twice)")
         a.plot([1, half], [half, 2 * half - 1], ":", color="white", lw=0.8, alpha=0.6)
-    fig.suptitle(f"Momentum attention; layer {l}, head {h} follows the induction stripe: the token after a match")
+    fig.suptitle(f"Momentum attention; of all heads, head {h} of layer {l} puts most weight on the induction stripe")
 
     freq = 2 * math.pi * np.fft.rfftfreq(2 * half)
     spectrum = lambda q: (torch.fft.rfft(q.float(), dim=0).abs() ** 2).mean((1, 2)).cpu().numpy()

@@ -176,14 +176,15 @@ def test_killed_and_resumed_is_unbroken(inside, text_file, tmp_path):
     assert losses(tmp_path / "broken/log.csv") == losses(tmp_path / "whole/log.csv")
 
 
-def test_interrupt_saves(cli, text_file, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_saves(number, text_file, tmp_path):
     args = [*TINY, f"dataset={text_file}", "max_iters=100000", "eval_interval=50000"]
     run = subprocess.Popen([sys.executable, ROOT / "train.py", *args], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     for line in run.stdout:
         if line.startswith("iteration"):
             break
     time.sleep(1.5)
-    run.send_signal(signal.SIGTERM)
+    run.send_signal(number)
     rest, _ = run.communicate(timeout=30)
     assert run.returncode == 0 and "add resume=true to go on" in rest
     assert T.load_checkpoint(tmp_path / "out/momentum/ckpt.pt")["step"] > 0
