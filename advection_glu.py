@@ -209,10 +209,9 @@ def turns(pos, T, D, base=10000.0, device=None, dtype=torch.float32):
 def slow_turns(pos, T, config, device=None, dtype=torch.float32):
     """The turns of RoPE_16180 for the latent at pos .. pos+T-1; None if it is off  -> complex (T, 1, C/2)."""
     C, W = config.n_embd, config.block_size
-    t = torch.arange(pos, pos + T, device=device, dtype=torch.float64) % W / (W if config.slow == "block" else 1)
-    freq = 16180.0 ** (-torch.arange(0, C, 2, device=device, dtype=torch.float64) / C)
-    angle = torch.outer(t, freq)[:, None]
-    return None if config.slow == "off" else torch.polar(torch.ones_like(angle), angle).to(dtype.to_complex())
+    t = torch.arange(pos, pos + T, dtype=torch.float64) % W / (W if config.slow == "block" else 1)
+    angle = torch.outer(t, 16180.0 ** (-torch.arange(0, C, 2, dtype=torch.float64) / C))[:, None]
+    return None if config.slow == "off" else torch.polar(torch.ones_like(angle), angle).to(device, dtype.to_complex())
 
 
 def rope(x, turn):                                               # (..., T, H, D), (T, 1, D/2) -> (..., T, H, D)
