@@ -1,10 +1,10 @@
 """
 Does transport make a model spell, as the seed of Advection-GLU says, and does its training run more smoothly?
 
-Advection-GLU against the baseline (momentum, gamma = 0) with as many parameters, on the same batches. Each writes on from
-the start of the validation text. Scored are the words that the training text has, those that only the validation text has,
-the lines that are a SPEAKER: after a blank line and only there, the quotes and brackets that close. Stability is the
-largest rise of the training loss (mean of 20) above its lowest so far, also at three times the learning rate.
+Advection-GLU against the baseline (momentum, gamma = 0) with as many parameters, on the same batches. Each writes on
+from the start of the validation text. Scored are the words that the training text has, those that only the validation
+text has, the lines in their place (a SPEAKER: after a blank line, and only there), the quotes and brackets that close.
+Stability: the largest rise of the training loss (mean of 20) above its lowest so far, also at three times the rate.
 
     python experiments/spelling.py                 about three minutes on two cores: one seed, 60 iterations
     python experiments/spelling.py full=true       three seeds, 400 iterations; resume=true goes on
@@ -26,7 +26,8 @@ from train import generate, guard
 ENTRANTS = {"baseline": ("momentum", {"gamma": 0.0}), "advection_glu": ("advection_glu", {})}
 SCORES = "known_words only_validation play_lines closed largest_rise".split()
 COLUMNS = ["model", "lr_factor", "iters", "seed", "dataset", "small", "characters", "val_loss", *SCORES]
-LABELS = ["words of the\ntraining text", "only of the\nvalidation text", "lines in\ntheir place", "quotes and\nbrackets closed"]
+LABELS = ["words of the\ntraining text", "only of the\nvalidation text", "lines in\ntheir place",
+          "quotes and\nbrackets closed"]
 
 
 @dataclass

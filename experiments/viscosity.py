@@ -6,7 +6,7 @@ and rising are trained on the same batches, for the same tokens, with the upwind
 the seed's stencil, which sharpens. Constant takes nu/2: with that, all three schedules have the same total viscosity.
 
     python experiments/viscosity.py                about three minutes on two cores: three seeds, 40 iterations each
-    python experiments/viscosity.py full=true      600 iterations; resume=true goes on
+    python experiments/viscosity.py full=true      300 iterations; resume=true goes on
 """
 import sys
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ COLUMNS = "schedule laplacian nu iters seed dataset small val_loss bits_per_byte
 @dataclass
 class Settings:
     out: str = "assets"             # folder of viscosity.csv and viscosity.png
-    full: bool = False              # 600 iterations
+    full: bool = False              # 300 iterations
     seeds: int = 3                  # runs per row
     max_iters: int = 40             # iterations of each run
     nu: float = 0.3                 # the largest viscosity
@@ -36,7 +36,7 @@ class Settings:
     resume: bool = False            # keep what viscosity.csv already holds
 
 
-FULL = dict(max_iters=600)
+FULL = dict(max_iters=300)
 
 
 def variants(nu):                                                # schedule, laplacian, nu
