@@ -90,32 +90,41 @@ def collect(path, columns, work, jobs, resume=False):
     return read_csv(path)
 
 
-def short_run(name, dataset, changes={}, small=False, alter=lambda model: None, clock=time.perf_counter, **settings):
+def short_run(name, dataset, changes={}, small=False, alter=lambda model: None, **settings):
     """Train a model by train.py, without samples and portraits -> checkpoint, model, data.
-    changes: of its Config; settings: of train.py; alter(model) comes before training; small: to try a script out."""
+    changes: of its Config; settings: of train.py, whose minutes are CPU time here, evaluations not counted;
+    alter(model) comes before training; small: to try a script out."""
     data = load_dataset(train.ensure_dataset(dataset, train.ROOT / "data", Path("out/data")))
-    module = train.load_model(name)
+    module, away = train.load_model(name), 0.0
     sizes = dict(n_layer=1, n_embd=16, block_size=16) if small else {}
-    Model = module.Model
+    Model, evaluate = module.Model, train.evaluate
 
     def altered(config):
         model = Model(config)
         alter(model)
         return model
 
+    def unclocked(*args):
+        nonlocal away
+        began = time.process_time()
+        loss = evaluate(*args)
+        away += time.process_time() - began
+        return loss
+
     module.Model, module.portrait, train.generate = altered, lambda *args: None, lambda *args: []
+    train.evaluate = unclocked
     try:
         with tempfile.TemporaryDirectory() as folder:
             run = train.Train(model=name, dataset=dataset, out=folder, device="cpu", **settings)
             config = module.Config(**{"vocab_size": data.meta["vocab_size"]} | sizes | changes)
             with redirect_stdout(io.StringIO()):
-                loss = train.run(run, config, module, data, clock=clock)
+                loss = train.run(run, config, module, data, clock=lambda: time.process_time() - away)
             if loss is None:
                 raise UserError("stopped; resume=true goes on")
             ckpt = train.load_checkpoint(f"{folder}/ckpt.pt")
             return ckpt, train.build(ckpt, folder)[0].eval(), data
     finally:
-        module.Model = Model
+        module.Model, train.evaluate = Model, evaluate
 
 
 def save_picture(fig, out, name):

@@ -67,21 +67,8 @@ def generation(model, idx, tokens=100):                          # (1, 1000) -> 
 def work(model, budget, limit, seed, dataset, small):
     """One run -> a row per evaluation: on 128 windows, at last on the whole text and with all measurements."""
     name, changes = ENTRANTS[model]
-    away, evaluate = 0.0, train.evaluate
-
-    def unclocked(*args):
-        nonlocal away
-        began = time.process_time()
-        loss = evaluate(*args)
-        away += time.process_time() - began
-        return loss
-    train.evaluate = unclocked
-    try:
-        length = dict(minutes=limit) if budget == "seconds" else dict(max_iters=int(limit))
-        ckpt, trained, data = short_run(name, dataset, changes, small, seed=seed, **length,
-                                        clock=lambda: time.process_time() - away)
-    finally:
-        train.evaluate = evaluate
+    length = dict(minutes=limit) if budget == "seconds" else dict(max_iters=int(limit))
+    ckpt, trained, data = short_run(name, dataset, changes, small, seed=seed, **length)
     batch, rows = ckpt["train"]["batch_size"] * trained.config.block_size, [r for r in ckpt["rows"] if r[3] != ""]
     idx = torch.from_numpy(data.val[:1000].astype(np.int64))[None]
     with torch.inference_mode():

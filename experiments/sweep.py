@@ -1,0 +1,87 @@
+"""
+How were the defaults chosen? Each model as it comes, and with one thing changed, for the same CPU-seconds.
+
+Every entry is what one could type after `python train.py model=`. A change that is worth its while becomes the default;
+the others stay here as dead ends. One thread, one seed, the whole validation text: a difference of 0.02 is noise.
+sweeps.md has the table of the full run, and what was tried before this script was written.
+
+    python experiments/sweep.py                    about eight minutes on two cores: 30 seconds each
+    python experiments/sweep.py full=true dataset=shakespeare_char       180 seconds each; resume=true goes on
+"""
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common import COLOUR, collect, read_settings, save_picture, short_run
+
+import train
+from train import ensure_dataset, guard, load_model
+
+TRIED = {
+    "hydra": ["", "n_layer=8", "n_embd=192", "nu=0.1", "zeus=true"],
+    "momentum": ["", "gamma=0", "n_layer=6", "n_embd=160", "block_size=64 batch_size=32", "optimizer=adamw lr=2e-3"],
+    "wavefield": ["", "init=seed", "n_layer=6", "n_head=16"],
+    "fluidlm": ["", "n_layer=3", "d_state=8", "laplacian=seed"],
+    "advection_glu": ["", "pre_ln=false", "n_embd=160"],
+}
+COLUMNS = "model change minutes seed dataset small iter parameters tokens_per_s val_loss".split()
+
+
+@dataclass
+class Settings:
+    out: str = "assets"             # folder of sweep.csv and sweep.png
+    full: bool = False              # three minutes
+    minutes: float = 0.5            # CPU-minutes of each run
+    seed: int = 0                   # of each run
+    models: str = ",".join(TRIED)   # whose settings
+    dataset: str = "plays"          # the text
+    small: bool = False             # tiny models, to try the script out
+    resume: bool = False            # keep what sweep.csv already holds
+
+
+def work(name, change, minutes, seed, dataset, small):
+    """Train `name key=value ...` for so long -> iterations, parameters, speed, loss."""
+    Config, words = load_model(name).Config, train.split(change.split())
+    train_, config = train.settings(change.split(), train.Train, Config)
+    own = {f.name for f in fields(Config)}
+    pick = lambda settings, keys: {key: getattr(settings, key) for key in keys}
+    ckpt, model, _ = short_run(name, dataset, pick(config, words.keys() & own), small, seed=seed, minutes=minutes,
+                               **pick(train_, words.keys() - own))
+    step, seconds, loss = (ckpt["rows"][-1][i] for i in (0, 1, 3))
+    tokens = step * ckpt["train"]["batch_size"] * model.config.block_size
+    return [[step, sum(p.numel() for p in model.parameters() if p.requires_grad), tokens / seconds, loss]]
+
+
+def table(rows):
+    """The rows as Markdown, a line each."""
+    lines = ["| model | change | parameters | tokens/s | iterations | val loss |", "| --- | --- |" + " ---: |" * 4]
+    return lines + [f"| {r['model']} | {r['change'] or 'as it comes'} | {r['parameters']:,.0f} "
+                    f"| {r['tokens_per_s']:,.0f} | {r['iter']:.0f} | {r['val_loss']:.3f} |" for r in rows]
+
+
+def main():
+    s = read_settings(Settings, dict(minutes=3.0))
+    ensure_dataset(s.dataset, train.ROOT / "data", Path("out/data"))
+    jobs = [(name, change, s.minutes, s.seed, s.dataset, s.small) for name in s.models.split(",")
+            for change in TRIED[name]]
+    rows = collect(Path(s.out, "sweep.csv"), COLUMNS, work, jobs, s.resume)
+    print("", *table(rows), sep="\n")
+
+    from matplotlib.figure import Figure
+    ax = Figure(figsize=(9, 7), layout="constrained").subplots()
+    for i, r in enumerate(rows):
+        ax.barh(i, r["val_loss"], color=COLOUR[r["model"]], alpha=0.6 if r["change"] else 1.0)
+        ax.annotate(f"{r['val_loss']:.3f}", (r["val_loss"], i), xytext=(4, 0), textcoords="offset points", va="center",
+                    fontsize=8)
+    losses = [r["val_loss"] for r in rows]
+    ax.set(yticks=range(len(rows)), yticklabels=[f"{r['model']} {r['change']}" for r in rows],
+           xlim=(min(losses) - 0.1, max(losses) + 0.05), xlabel="validation loss (nats per token); axis is cut",
+           title=f"One setting changed, {60 * s.minutes:g} CPU-seconds each")
+    ax.invert_yaxis()
+    save_picture(ax.figure, s.out, "sweep.png")
+
+
+if __name__ == "__main__":
+    guard(main)
