@@ -5,7 +5,7 @@ Then bits per byte on the whole validation text, speed of generation and state s
 later tokens into earlier logits (float64). The baseline is momentum with gamma = 0, a plain RoPE transformer.
 
     python experiments/race.py                     about six minutes on two cores: one seed, 30 seconds each
-    python experiments/race.py full=true           three seeds, 180 seconds, 600 iterations; resume=true goes on
+    python experiments/race.py full=true           three seeds, 180 seconds; resume=true goes on
 """
 import sys
 import time
@@ -41,7 +41,7 @@ class Settings:
     resume: bool = False            # keep what race.csv already holds
 
 
-FULL = dict(seeds=3, minutes=3.0, max_iters=600)
+FULL = dict(seeds=3, minutes=3.0)
 
 
 def causality_leak(model, idx):                                  # (1, T) -> float
@@ -81,18 +81,17 @@ def work(model, budget, limit, seed, dataset, small):
 
 
 def table(rows):
-    """The README's table, a line each: means over seeds."""
-    final = [r for r in rows if r["final"]]
-    mean = lambda key, **where: np.mean([r[key] for r in final if all(r[k] == v for k, v in where.items())])
+    """The README's table, a line each: means over seeds, losses with their standard deviation."""
     lines = ["| model | parameters | tokens/s | nats, same seconds | bits/byte | nats, same tokens "
              "| generated/s | state | leak |", "| --- " + "| ---: " * 8 + "|"]
-    for m in [m for m in ENTRANTS if any(r["model"] == m for r in final)]:
-        loss, bits, other = (f"{mean(key, model=m, budget=b):.3f}" for key, b in (
-            ("val_loss", "seconds"), ("bits_per_byte", "seconds"), ("val_loss", "tokens")))
-        size, leak = mean("state_bytes", model=m) / 1024, max(r["leak"] for r in final if r["model"] == m)
-        rates = [f"{mean(key, model=m, budget='seconds'):,.0f}" for key in ("tokens_per_s", "generated_per_s")]
-        lines.append(f"| {m} | {mean('parameters', model=m):,.0f} | {rates[0]} | {loss} | {bits} | {other} "
-                     f"| {rates[1]} | {size:,.0f} KiB | {leak:.0e} |")
+    final = [r for r in rows if r["final"]]
+    for m in dict.fromkeys(r["model"] for r in final):
+        of = lambda key, budget="seconds": np.array([r[key] for r in final if (r["model"], r["budget"]) == (m, budget)])
+        spread = lambda x: f"{x.mean():.3f}" + (f" ± {x.std(ddof=1):.3f}" if len(x) > 1 else "")
+        lines.append(f"| {m} | {of('parameters')[0]:,.0f} | {of('tokens_per_s').mean():,.0f} "
+                     f"| {spread(of('val_loss'))} | {of('bits_per_byte').mean():.3f} "
+                     f"| {spread(of('val_loss', 'tokens'))} | {of('generated_per_s').mean():,.0f} "
+                     f"| {of('state_bytes').mean() / 1024:,.0f} KiB | {max(*of('leak'), *of('leak', 'tokens')):.0e} |")
     return lines
 
 

@@ -2,52 +2,21 @@
 What our models are measured against in speed.py: a plain GPT in the manner of nanoGPT on a CPU, the selective scan as
 a loop under autograd, `scaled_dot_product_attention`; and the calls that are timed.
 """
-import math
-import os
-import sys
-import time
 from functools import partial
 
-import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from common import NAMES
+from common import COLOUR, NAMES
 
 from train import Train, clip_gradients, load_model, make_optimizers
 
-
-def alternate(calls, rounds):                                    # {name: function} -> {name: milliseconds}
-    """Medians over rounds in which each has its turn; the first round is not counted."""
-    times = {name: [] for name in calls}
-    for _ in range(rounds + 1):
-        for name, call in calls.items():
-            began = time.process_time()
-            call()
-            times[name].append(1000 * (time.process_time() - began))
-    return {name: float(np.median(t[rounds > 0:])) for name, t in times.items()}
-
-
-def peak(make, n):                                               # function of the length that makes a call -> MiB
-    """Memory that make(n)() takes at its peak, in a forked copy of this process."""
-    if not hasattr(os, "fork"):
-        return math.nan
-    import resource
-    used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    read, write = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            make(min(n, 64))()
-            call, before = make(n), used()
-            call()
-            os.write(write, str(used() - before).encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    os.waitpid(child, 0)
-    with os.fdopen(read) as f:
-        return float(f.read() or "nan")
+KERNELS = {"attention": "#777777", "wave": COLOUR["wavefield"], "wave by FFT": COLOUR["advection_glu"],
+           "scan": COLOUR["fluidlm"], "scan as a loop": "#000000"}
+RATIOS = [("scan", "scan as a loop", 4, 256, 3), ("scan", "scan as a loop", 4, 1024, 5), # batch, length, at least
+          ("wave", "wave by FFT", 8, 256, 2), ("wave", "wave by FFT", 8, 1024, 3.5),
+          ("wave", "wave by FFT", 1, 8192, 4), ("wave", "attention", 1, 2048, 15), ("wave", "attention", 1, 8192, 50)]
+PUBLISHED = {2048: 31, 8192: 107, 32768: 367}                    # operations of attention over those of Wave Field V3.5
 
 
 class GPT(nn.Module):
@@ -107,19 +76,19 @@ def kernel(name, B=1, width=256):
     return make
 
 
-def training(name):
-    """A function of N that gives a call: forward and backward pass of a model over one text of N tokens."""
+def training(name, total):
+    """A function of N that gives a call: forward and backward pass of a model over `total` tokens in texts of N."""
     def make(n):
         module = load_model(name)
-        model, idx = module.Model(module.Config(block_size=n)), torch.randint(256, (1, n + 1))
+        model, idx = module.Model(module.Config(block_size=n)), torch.randint(256, (total // n, n + 1))
         weights = [p for p in model.parameters() if p.requires_grad]
         return lambda: torch.autograd.grad(model(idx[:, :-1], idx[:, 1:])[1], weights)
     return make
 
 
-def whole_steps():
-    """Calls: forward, backward, clipping and AdamW as in training, 12 texts of 64 tokens, 4 layers, 128 channels."""
-    x, y = torch.randint(65, (2, 12, 64))
+def whole_steps(B=12, T=64, optimizer="adamw"):
+    """Calls: forward, backward, clipping and optimizer as in training, B texts of T tokens, 4 layers, 128 channels."""
+    x, y = torch.randint(65, (2, B, T))
 
     def step(model, optimizers):
         model(x, y)[1].backward()
@@ -129,9 +98,20 @@ def whole_steps():
             optimizer.zero_grad()
 
     models = {name: load_model(name) for name in NAMES}
-    sizes = dict(vocab_size=65, block_size=64, n_layer=4, n_embd=128)
+    sizes = dict(vocab_size=65, block_size=T, n_layer=4, n_embd=128)
     models = {name: m.Model(m.Config(**sizes)) for name, m in models.items()}
-    optimizers = {name: make_optimizers(model, Train(optimizer="adamw")) for name, model in models.items()}
-    models["gpt"] = GPT()
+    optimizers = {name: make_optimizers(model, Train(optimizer=optimizer)) for name, model in models.items()}
+    models["gpt"] = GPT(T=T)
     optimizers["gpt"] = [torch.optim.AdamW(models["gpt"].parameters(), lr=1e-3, foreach=False)]        # as nanoGPT
     return {name: partial(step, model, optimizers[name]) for name, model in models.items()}
+
+
+@torch.inference_mode()
+def reading(name, n, longest):
+    """A call: one token more after a stream of n; a call: the same by reading all n again; the state of the stream."""
+    module = load_model(name)
+    sizes = dict(n_layer=4, n_steps=4) if name == "fluidlm" else dict(n_layer=6)
+    model, state = module.Model(module.Config(block_size=longest, n_embd=256, **sizes)).eval(), {}
+    idx = torch.randint(256, (1, n))
+    model(idx, state=state)
+    return lambda: model(idx[:, :1], state=state), lambda: model(idx), state
