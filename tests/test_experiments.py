@@ -76,7 +76,7 @@ def test_runs(name, experiment, text_file, tmp_path, capsys):
 
 def test_an_experiment_as_a_script(cli, text_file, tmp_path):
     done = cli("experiments/viscosity.py", "out=pictures", *TINY["viscosity"].split(), f"dataset={text_file}")
-    assert "Warning" not in done.stderr and len(table(tmp_path, "viscosity")) == 5
+    assert "Warning" not in done.stderr and len(table(tmp_path, "viscosity")) == 6
 
 
 def test_what_is_there_is_not_done_again(monkeypatch, tmp_path):
