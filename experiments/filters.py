@@ -5,7 +5,8 @@ On a frozen model each mixer is a linear filter over tokens: gain and phase agai
 dots are measured: the torch operator is given a single 1 among zeros, and its answer is Fourier-transformed.
 
     momentum         q_t + gamma (q_t - q_{t-1})             H = 1 + gamma - gamma e^{-iw}: gain 1 to 1 + 2 gamma
-    fluidlm          D_d (u_t - 2 u_{t-d} + u_{t-2d})        H = D_d (1 - e^{-iwd})^2, d = 1, 4, 16
+    fluidlm, upwind  u_t + D_d (u_{t-d} - u_t)               H = 1 - D_d + D_d e^{-iwd}, d = 1, 4, 16: smooths
+    fluidlm, seed    u_t + D_d (u_t - 2 u_{t-d} + u_{t-2d})  H = 1 + D_d (1 - e^{-iwd})^2: sharpens, to 1 + 4 D_d
     hydra, upwind    z_t + nu (z_{t-1} - z_t)                H = 1 - nu + nu e^{-iw}: smooths
     hydra, seed      z_t + nu (z_t - 2 z_{t-1} + z_{t-2})    H = 1 + nu (1 - e^{-iw})^2: sharpens, to 1 + 4 nu
     wavefield        k_h(c) = e^{-alpha c} cos(omega c + phi) / Z at every stride-th cell: a resonator for each head
@@ -43,7 +44,7 @@ class Settings:
     small: bool = False                         # a tiny model, to try the script out
 
 
-def measured(f, w, N=2 ** 15):                                      # (1, N, 1) -> (1, N, 1), (n,) -> complex (n,)
+def measured(f, w, N=2 ** 15):                                   # (1, N, 1) -> (1, N, 1), (n,) -> complex (n,)
     """Response of a causal filter to e^{iwt}: the transform of its answer to a single 1."""
     x = torch.zeros(1, N, 1, dtype=torch.float64)
     x[0, 32] = 1                                                 # not at the edge
@@ -58,14 +59,15 @@ def mixers(w, trained, layer):
         gamma = torch.tensor([g], dtype=torch.float64)
         out.append(("momentum", f"gamma = {g:g}", 1 + g - g * z, lambda x, gamma=gamma: momentum.shear(x, gamma)))
     D = torch.nn.functional.softplus(fluidlm.Model(fluidlm.Config()).blocks[0].diff).detach().double()         # (3, C)
-    for i, d in enumerate(fluidlm.DILATIONS):
-        only = torch.zeros(3, 1, dtype=torch.float64)
-        only[i] = D[i, 0]
+    for kind in ("upwind", "seed"):
+        for i, d in enumerate(fluidlm.DILATIONS):
+            coef, only = D[i, 0], D[:, :1] * torch.eye(3).double()[:, i:i + 1]
 
-        def laplacian(x, only=only):
-            weights, delays = fluidlm.stencil(only)
-            return fluidlm.taps(torch.nn.functional.pad(x, (0, 0, 32, 0)), weights, delays, x.shape[1])
-        out.append(("fluidlm", f"d = {d}, D = {only[i].item():.2f}", only[i].item() * (1 - z ** d) ** 2, laplacian))
+            def diffusion(x, only=only, kind=kind):
+                weights, delays = fluidlm.stencil(only, kind)
+                return x + fluidlm.taps(torch.nn.functional.pad(x, (0, 0, 32, 0)), weights, delays, x.shape[1])
+            H = 1 + coef.item() * ((1 - z ** d) ** 2 if kind == "seed" else z ** d - 1)
+            out.append((f"fluidlm, {kind}", f"d = {d}, D = {coef:.2f}", H, diffusion))
     for kind in ("upwind", "seed"):
         for nu in (0.3, 1.0):
             H = 1 - nu + nu * z if kind == "upwind" else 1 + nu * (1 - z) ** 2
@@ -82,29 +84,22 @@ def mixers(w, trained, layer):
             own = alpha[h:h + 1], omega[h:h + 1], phi[h:h + 1], c.stride, field
             wave = lambda x, own=own: wavefield.wave_scan(x[:, :, None], *own)[0][:, :, 0]
             out.append((name, f"reach {1 / (a * c.stride):.3g}", H, wave))
-    nu = torch.tensor([math.log(math.e - 1)], dtype=torch.float64)                             # softplus gives 1
+    nu, one = math.log(math.e - 1), -torch.ones((), dtype=torch.float64)                       # softplus(nu) = 1
     out.append(("advection_glu", "field and viscosity frozen at 1", 1 + 0 * z, lambda x: advection.advection(
-        torch.cat((x, torch.ones_like(x)), 2), nu.expand_as(x), -torch.ones((), dtype=torch.float64))))
+        torch.cat((x, torch.ones_like(x)), 2), torch.full_like(x, nu), one)))
     return out
-
-
-def trained_waves(s):
-    """The model of the checkpoint, or one after a short training."""
-    if Path(s.ckpt).exists():
-        return train.build(train.load_checkpoint(s.ckpt), s.ckpt)[0]
-    return short_run("wavefield", s.dataset, small=s.small, max_iters=s.max_iters)[1]
 
 
 def draw(curves, w, at, s):
     from matplotlib.figure import Figure
-    fig = Figure(figsize=(13, 11), layout="constrained")
-    ax = fig.subplots(4, 3, height_ratios=(3, 2, 3, 2), sharex=True)
-    titles = {"momentum": "momentum: the shear, a high shelf", "fluidlm": "fluidlm: three Laplacians, seed form",
-              "hydra": "hydra: upwind smooths, seed sharpens",
+    fig = Figure(figsize=(16, 11), layout="constrained")
+    ax = fig.subplots(4, 4, height_ratios=(3, 2, 3, 2), sharex=True)
+    titles = {"momentum": "momentum: the shear, a high shelf", "fluidlm, upwind": "fluidlm: upwind diffusion smooths",
+              "fluidlm, seed": "fluidlm: the seed's sharpens", "hydra": "hydra: upwind smooths, seed sharpens",
               "waves at first": f"wavefield, layer {s.layer}: at first",
               "waves trained": f"wavefield, layer {s.layer}: trained", "advection_glu": "advection_glu: token by token"}
     for i, (mixer, title) in enumerate(titles.items()):
-        gain, phase = ax[2 * (i // 3):2 * (i // 3) + 2, i % 3]
+        gain, phase = ax[2 * (i // 4):2 * (i // 4) + 2, i % 4]
         own = [c for c in curves if c[0] == mixer]
         for (_, setting, H, dots), colour in zip(own, [*COLOURS, "#777777"]):
             gain.plot(w, abs(H), color=colour, label=setting)
@@ -115,15 +110,17 @@ def draw(curves, w, at, s):
             phase.plot(w[at], np.angle(dots), "o", ms=3, color=colour)
         gain.set(title=title, yscale="log", ylabel="gain")
         phase.set(ylabel="phase (radians)", ylim=(-3.4, 3.4), xlabel="frequency (radians per token)" if i > 2 else "")
+        phase.tick_params(labelbottom=i > 2)
         gain.legend(fontsize=8, ncols=2 if len(own) > 4 else 1, loc="lower left" if len(own) > 4 else "upper left")
         for a in (gain, phase):
             a.grid(alpha=0.3)
             a.set(xscale="log", xticks=[math.pi / n for n in (128, 32, 8, 2, 1)])
             a.set_xticklabels(["π/128", "π/32", "π/8", "π/2", "π"])
             a.minorticks_off()
-    for a, limits in ((ax[0, 1], (1e-4, 10)), (ax[2, 0], (3e-4, 1)), (ax[2, 1], (3e-4, 1)), (ax[2, 2], (0.1, 10))):
+    for a, limits in zip((*ax[0], *ax[2]), [(0.2, 10)] * 4 + [(3e-4, 1)] * 2 + [(0.2, 10)]):
         a.set_ylim(limits)
-    ax[0, 2].set(ylim=(0.2, 10))
+    for a in ax[2:, 3]:
+        a.set_axis_off()
     fig.suptitle("Token mixers as filters.  Lines: formula.  Dots: the torch operator")
     save_picture(fig, s.out, "filters.png")
 
@@ -132,16 +129,16 @@ def main():
     s = read_settings(Settings, dict(max_iters=600))
     w = np.geomspace(math.pi / 160, math.pi, 320)
     at, rows, curves = np.arange(10, 320, 21), [], []
-    trained = trained_waves(s)
+    trained = (train.build(train.load_checkpoint(s.ckpt), s.ckpt)[0] if Path(s.ckpt).exists() else
+               short_run("wavefield", s.dataset, small=s.small, max_iters=s.max_iters)[1])
     with torch.inference_mode():
         for mixer, setting, H, f in mixers(w, trained, s.layer):
             dots = measured(f, w[at])
             curves.append((mixer, setting, H, dots))
             rows += [(mixer, setting, float(w[i]), *(float(g(v)) for v in (H[i], d) for g in (abs, np.angle)))
                      for i, d in zip(at, dots)]
-            error = abs(dots - H[at]).max() / abs(H[at]).max()
             print(f"{mixer:<15} {setting:<32} gain {abs(H[0]):7.3f} slow, {abs(H[-1]):7.3f} fast;"
-                  f" formula and operator differ by {error:.0e}")
+                  f" formula and operator differ by {abs(dots - H[at]).max() / abs(H[at]).max():.0e}")
     write_csv(Path(s.out, "filters.csv"), COLUMNS, rows)
     draw(curves, w, at, s)
 
