@@ -113,7 +113,7 @@ def is_unicode(text):
 def write_atomic(path, data):
     """Write bytes so that `path` is the old file or the whole new one, whatever fails or runs beside us."""
     path = Path(path)
-    temp = path.parent / f".{path.name}.{secrets.token_hex(8)}"
+    temp = path.parent / f".tmp-{secrets.token_hex(8)}-{path.name}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -222,11 +222,12 @@ def write_dataset(folder, tokenizer, train_text, val_text, source):
 def load_dataset(folder):
     """The data set in a folder, if it is exactly what meta.json says."""
     folder = Path(folder)
-    mend = f"run python {folder / 'prepare.py'}" if (folder / "prepare.py").exists() else f"delete {folder}"
+    script = folder / "prepare.py"
+    mend = f"run python {script} to prepare it again" if script.exists() else "prepare it again, or give a text file"
 
     def need(fine, file, what):
         if not fine:
-            raise UserError(f"{folder / file} {what}; {mend} to prepare it again")
+            raise UserError(f"{folder / file} {what}; {mend}")
 
     def positive(value):
         return type(value) is int and value > 0
