@@ -15,9 +15,7 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")        # idle threads yield: a busy neighbour costs 5x instead of 10x
 
 import csv
-import difflib
 import importlib.util
-import inspect
 import io
 import math
 import re
@@ -26,21 +24,17 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args, get_type_hints
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from data.text import Tokenizer, UserError, ensure_dataset, load_dataset, read_file, sha256, write_atomic
-
-try:
-    import fcntl
-except ImportError:                                     # Windows
-    fcntl = None
+from data.settings import UserError, convert, did_you_mean, first_line, guard, settings, split  # noqa: F401
+from data.text import Tokenizer, ensure_dataset, load_dataset, lock, read_file, sha256, write_atomic
 
 ROOT = Path(__file__).resolve().parent
 RANK, LOCAL_RANK = int(os.environ.get("RANK", 0)), int(os.environ.get("LOCAL_RANK", 0))         # torchrun says so
@@ -72,109 +66,7 @@ class Train:
     compile: bool = False               # torch.compile: worth it on cuda, not on a CPU
 
 
-# Settings: every key=value is a field of a dataclass, its comment is the help text.
-
-POSITIVE = {"vocab_size", "block_size", "n_layer", "n_head", "n_embd", "batch_size", "grad_accum", "eval_iters"}
-NOT_NEGATIVE = {"lr", "weight_decay", "minutes"}        # and every whole number
-
-
-def convert(key, text, kind):
-    """The value of `key=text` as the type of its field; UserError says what it should be."""
-    def need(fine, what):
-        if not fine:
-            raise UserError(f"{key}={text} should be {what}")
-
-    if get_args(kind):
-        need(text in get_args(kind), f"one of {', '.join(get_args(kind))}")
-    elif kind is bool:
-        need(text.lower() in ("true", "false"), "true or false")
-        return text.lower() == "true"
-    if kind not in (int, float):
-        return text
-    try:
-        number = int(text) if kind is int and re.fullmatch(r"[+-]?\d{1,18}", text) else float(text)
-    except ValueError:
-        need(False, f"a {'whole ' if kind is int else ''}number")
-    need(math.isfinite(number) and abs(number) <= 1e18, "a finite number")
-    need(kind is float or number == int(number), "a whole number")
-    need(key not in POSITIVE or number >= 1, "1 or more")
-    need(kind is float and key not in NOT_NEGATIVE or number >= 0, "0 or more")
-    need(key != "dropout" or 0 <= number < 1, "0 or more and below 1")
-    return kind(number)
-
-
-def split(argv):
-    """['a=1', '--b=2'] -> {'a': '1', 'b': '2'}; 'help' -> {'help': ''}."""
-    given = {}
-    for arg in argv:
-        key, equals, text = arg.removeprefix("--").partition("=")
-        if not equals and key not in ("help", "-h"):
-            raise UserError(f"'{arg}' is not a setting; settings look like key=value, and help lists them")
-        if key in given:
-            raise UserError(f"{key} is given twice; keep one")
-        given["help" if key == "-h" else key] = text
-    return given
-
-
-def settings(argv, *classes, defaults={}):
-    """Instances of the dataclasses, from their defaults, then `defaults`, then the key=value words of argv."""
-    given = split(argv)
-    kinds = {key: kind for c in classes for key, kind in get_type_hints(c).items()}
-    if "help" in given:
-        for c in classes:
-            comments = dict(re.findall(r"^    (\w+): .*?#\s*(.*)$", inspect.getsource(c), re.M))
-            print(f"\n{sys.modules[c.__module__].__file__}")
-            for f in fields(c):
-                kind = "|".join(get_args(kinds[f.name])) or kinds[f.name].__name__
-                value = defaults.get(f.name, f.default)
-                print(f"  {f.name + '=' + str(value):<24} {kind:<8} {comments.get(f.name, '')}")
-        sys.exit(0)
-    for key in given:
-        if key not in kinds:
-            close = difflib.get_close_matches(key, kinds, 1)
-            raise UserError(f"no setting '{key}'; {f'did you mean {close[0]}? ' if close else ''}add help to list them")
-    values = {key: convert(key, str(value), kinds[key]) for key, value in (defaults | given).items() if key in kinds}
-    try:
-        made = [c(**{f.name: values[f.name] for f in fields(c) if f.name in values}) for c in classes]
-    except ValueError as e:
-        raise UserError(str(e)) from None
-    return made[0] if len(made) == 1 else made
-
-
-def first_line(e):
-    return str(e).strip().partition("\n")[0]
-
-
-def advice(e):
-    """One line about an exception that a user can mend; "" for a bug, which keeps its traceback."""
-    if isinstance(e, UserError):
-        return str(e).replace("\n", " ")
-    if isinstance(e, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(e):
-        return "out of memory; lower batch_size, block_size or n_embd"
-    if isinstance(e, dist.DistBackendError) or WORLD > 1 and re.search("gloo|peer|NCCL", str(e)):
-        return f"lost a process of the run ({first_line(e)}); go on with resume=true"
-    if type(e).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        return f"torch.compile does not work here ({first_line(e)}); leave out compile=true"
-    return ""
-
-
-def guard(main):
-    """Run main(); whatever a user can mend ends in one line and exit status 2."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")        # a terminal that cannot show a character shows ? instead
-    try:
-        main()
-        sys.stdout.flush()
-    except BrokenPipeError:                             # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as e:
-        if not advice(e):
-            raise
-        print(f"error: {advice(e)}", file=sys.stderr)
-        sys.exit(2)
-
+# The models.
 
 def models():
     """The names of the files beside this one that define a Model."""
@@ -185,8 +77,7 @@ def models():
 def load_model(name):
     """The model file as a module, by path: an installed package called `hydra` cannot get in the way."""
     if name not in models():
-        close = "".join(f"did you mean {m}? " for m in difflib.get_close_matches(name, models(), 1))
-        raise UserError(f"no model '{name}'; {close}there are {', '.join(models())}")
+        raise UserError(f"no model '{name}'; {did_you_mean(name, models())}there are {', '.join(models())}")
     key = f"_nanophysics_{name}"
     if key not in sys.modules:
         spec = importlib.util.spec_from_file_location(key, ROOT / f"{name}.py")
@@ -270,11 +161,11 @@ def evaluate(model, data, batch_size, device, context, limit=None):
     batches = [whole[i:i + batch_size] for i in range(0, len(whole), batch_size)] + [[s] for s in starts[len(whole):]]
     total = count = 0
     for batch in batches:
-        window = np.stack([data[s:s + T + 1] for s in batch]).astype(np.int64)
-        window = torch.from_numpy(window).to(device)
+        window = torch.from_numpy(np.stack([data[s:s + T + 1] for s in batch]).astype(np.int64)).to(device)
+        x, y = window[:, :-1], window[:, 1:]
         with context:
-            loss = model(window[:, :-1], window[:, 1:])[1].item()
-        total, count = total + loss * window[:, 1:].numel(), count + window[:, 1:].numel()
+            total += model(x, y)[1].item() * y.numel()
+        count += y.numel()
     model.train(model_was_training)
     return total / count
 
@@ -412,24 +303,6 @@ def draw(out, drawings):
             drawing(str(Path(folder, name)))
         for path in Path(folder).iterdir():
             os.replace(path, Path(out, path.name))
-
-
-def lock(out):
-    """An open file in the folder `out` that keeps other processes from training there until it is closed."""
-    try:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        file = open(Path(out, ".lock"), "w")
-    except OSError as e:
-        raise UserError(f"cannot write into the folder {out}: {e.strerror}; give another with out=...") from None
-    try:
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise UserError(f"another process is training in {out}; wait for it, or give another out=...") from None
-    for path in Path(out).glob(".tmp-*.*"):             # what a kill has left half-written
-        path.unlink(missing_ok=True)
-    return file
 
 
 @contextmanager

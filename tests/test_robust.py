@@ -344,7 +344,7 @@ def test_a_full_disk_loses_nothing(inside, refused, text_file, tmp_path, monkeyp
 
 
 def test_one_run_in_a_folder(refused, inside, text_file, tmp_path):
-    with T.lock(tmp_path / "a"):
+    with data.text.lock(tmp_path / "a"):
         assert "another process is training" in refused(*TINY, f"dataset={text_file}", "max_iters=1", "out=a")
         assert "another process is training" in refused("resume=true", "out=a")
     (tmp_path / "a/.tmp-0123-ckpt.pt").write_text("what a kill has left half-written")
