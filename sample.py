@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from train import UserError, build, generate, guard, load_checkpoint, pick_device, settings
+from train import UserError, build, generate, guard, load_checkpoint, pick_device, settings, tensors
 
 
 @dataclass
@@ -37,12 +37,7 @@ class Sample:
 
 
 def tensor_bytes(state):
-    """Bytes of all tensors in a nest of dicts, lists and tuples."""
-    if isinstance(state, torch.Tensor):
-        return state.numel() * state.element_size()
-    if isinstance(state, dict):
-        state = list(state.values())
-    return sum(map(tensor_bytes, state)) if isinstance(state, (list, tuple)) else 0
+    return sum(t.numel() * t.element_size() for t in tensors(state))
 
 
 def main():
@@ -53,15 +48,13 @@ def main():
     ids = tokenizer.encode(s.prompt)
     if len(ids) == 0:
         raise UserError("the prompt is empty; give it at least one character, prompt=\"...\"")
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")        # a terminal that cannot show a character shows ? instead
     print(s.prompt, end="", flush=True)
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")       # a token may be a part of a character
     state, began, first = {}, time.perf_counter(), None
     for new in generate(model, ids.astype("int64"), s.tokens, s.temperature, s.top_k, s.top_p, s.seed, state):
         first = first or time.perf_counter()            # the prompt is not counted
         print(decoder.decode(tokenizer.token_bytes(new)), end="", flush=True)
-    speed = (s.tokens - 1) / max(1e-9, time.perf_counter() - (first or began))
+    speed = max(0, s.tokens - 1) / max(1e-9, time.perf_counter() - (first or began))
     print(f"\n--- {speed:.0f} tokens/s; the state holds {tensor_bytes(state):,} bytes "
           f"after {len(ids) + s.tokens} tokens", file=sys.stderr)
 

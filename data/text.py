@@ -7,7 +7,6 @@ Text in, tokens out: tokenizers, and data sets as folders on disk.
 Nothing is read without a check and nothing is written in place: a file is either whole or absent. Whatever a user can
 mend is a UserError: one line that says what is wrong and what to do.
 """
-import difflib
 import hashlib
 import http.client
 import importlib.util
@@ -23,9 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
+from data.settings import UserError, did_you_mean
 
-class UserError(Exception):
-    """Something the user can mend."""
+try:
+    import fcntl
+except ImportError:                                     # Windows
+    fcntl = None
 
 
 @dataclass
@@ -113,7 +115,7 @@ def is_unicode(text):
 def write_atomic(path, data):
     """Write bytes so that `path` is the old file or the whole new one, whatever fails or runs beside us."""
     path = Path(path)
-    temp = path.parent / f".{path.name}.{secrets.token_hex(8)}"
+    temp = path.parent / f".tmp-{secrets.token_hex(8)}-{path.name}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -126,6 +128,26 @@ def write_atomic(path, data):
             temp.unlink(missing_ok=True)
     except OSError as e:
         raise UserError(f"cannot write {path}: {e.strerror or e}; make room or write to another folder") from None
+
+
+def lock(out):
+    """An open file in the folder `out` that keeps other processes from training there until it is closed."""
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        file = open(Path(out, ".lock"), "w")
+    except OSError as e:
+        raise UserError(f"cannot write into the folder {out}: {e.strerror}; give another with out=...") from None
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UserError(f"another process is training in {out}; wait for it, or give another out=...") from None
+    except OSError:                                     # a file system without locks
+        pass
+    for path in Path(out).glob(".tmp-*.*"):             # what a kill has left half-written
+        path.unlink(missing_ok=True)
+    return file
 
 
 def read_file(path):
@@ -222,11 +244,12 @@ def write_dataset(folder, tokenizer, train_text, val_text, source):
 def load_dataset(folder):
     """The data set in a folder, if it is exactly what meta.json says."""
     folder = Path(folder)
-    mend = f"run python {folder / 'prepare.py'}" if (folder / "prepare.py").exists() else f"delete {folder}"
+    script = folder / "prepare.py"
+    mend = f"run python {script} to prepare it again" if script.exists() else "prepare it again, or give a text file"
 
     def need(fine, file, what):
         if not fine:
-            raise UserError(f"{folder / file} {what}; {mend} to prepare it again")
+            raise UserError(f"{folder / file} {what}; {mend}")
 
     def positive(value):
         return type(value) is int and value > 0
@@ -293,8 +316,7 @@ def ensure_dataset(name, root, cache):
     if os.path.isfile(os.path.join(name, "meta.json")):
         return Path(name)
     if not name or not os.path.exists(name):
-        close = difflib.get_close_matches(name, names, 1)
-        raise UserError(f"no data set or text file '{name}'; {f'did you mean {close[0]}? ' if close else ''}"
+        raise UserError(f"no data set or text file '{name}'; {did_you_mean(name, names)}"
                         f"give the path of a text file or one of {', '.join(names)}")
     data = read_file(name)
     text, source = to_text(data, name), {"file": Path(name).name, "sha256": sha256(data)}

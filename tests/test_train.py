@@ -2,12 +2,9 @@
 import csv
 import math
 import os
-import random
 import re
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from typing import Literal
 
@@ -138,7 +135,8 @@ def test_generate_is_greedy_and_truncates():
 def test_train_then_sample(cli, text_file, tmp_path):
     done = cli("train.py", *TINY, f"dataset={text_file}", "max_iters=20", "eval_interval=10")
     out = tmp_path / "out/momentum"
-    assert sorted(p.name for p in out.iterdir()) == "best.pt ckpt.pt log.csv loss.png physics.png sample.txt".split()
+    names = ".lock best.pt ckpt.pt log.csv loss.png physics.png sample.txt".split()
+    assert sorted(p.name for p in out.iterdir()) == names
     rows = list(csv.DictReader(open(out / "log.csv", newline="")))
     assert list(rows[0]) == T.COLUMNS and [r["iter"] for r in rows if r["val_loss"]] == ["0", "10", "20"]
     assert float(rows[-1]["val_loss"]) < float(rows[0]["val_loss"])
@@ -149,53 +147,35 @@ def test_train_then_sample(cli, text_file, tmp_path):
     assert text.stdout == cli("sample.py", "ckpt=out/momentum/ckpt.pt", "prompt=A:", "tokens=50", "seed=3").stdout
     refused = cli("train.py", *TINY, f"dataset={text_file}", "max_iters=20", expect=2)
     assert "resume=true goes on" in refused.stderr
-    assert "'Z'" in cli("sample.py", "prompt=Z", expect=2).stderr
 
 
-def test_the_same_seed_gives_the_same_losses(inside, text_file, tmp_path):
+def test_the_same_seed_gives_the_same_losses(inside, text_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(T, "draw", lambda *args: None)
     for out, seed in (("a", 1), ("b", 1), ("c", 2)):
         inside(*TINY, f"dataset={text_file}", "max_iters=10", f"out={out}", f"seed={seed}", "dropout=0.1")
     a, b, c = (losses(tmp_path / out / "log.csv") for out in "abc")
     assert a == b and len(a) == 10 and a != c
 
 
-def test_killed_and_resumed_is_unbroken(inside, text_file, tmp_path):
-    """SIGKILL at a random moment of 200 steps, resume, and every loss is that of the run that was left alone."""
-    args = [*TINY, f"dataset={text_file}", "max_iters=200", "eval_interval=20", "dropout=0.1"]
-    inside(*args, "out=whole")
-    for attempt in range(3):
-        victim = subprocess.Popen([sys.executable, ROOT / "train.py", *args, "out=broken", "resume=true"], cwd=tmp_path,
-                                  env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True)
-        for line in victim.stdout:                      # the moment is random, but not before the run has begun
-            if line.startswith("iteration"):
-                break
-        time.sleep(random.random())
-        victim.send_signal(signal.SIGKILL)
-        victim.communicate()
-    inside(*args, "out=broken", "resume=true")
-    assert losses(tmp_path / "broken/log.csv") == losses(tmp_path / "whole/log.csv")
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupt_saves(number, text_file, tmp_path):
-    args = [*TINY, f"dataset={text_file}", "max_iters=100000", "eval_interval=50000"]
-    run = subprocess.Popen([sys.executable, ROOT / "train.py", *args], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    for line in run.stdout:
-        if line.startswith("iteration"):
-            break
-    time.sleep(1.5)
-    run.send_signal(number)
-    rest, _ = run.communicate(timeout=30)
-    assert run.returncode == 0 and "add resume=true to go on" in rest
-    assert T.load_checkpoint(tmp_path / "out/momentum/ckpt.pt")["step"] > 0
-
-
 def test_two_processes_match_one(inside, text_file, tmp_path):
+    """And only the first of them writes: each runs in a folder of its own, and that of the second stays empty."""
     args = [*TINY, f"dataset={text_file}", "max_iters=20", "grad_accum=2"]
     inside(*args, "out=one")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", ROOT / "train.py"]
+    args[-3] = f"dataset={next((tmp_path / 'out/data').iterdir())}"
+    script = tmp_path / "ranks.py"
+    script.write_text(f"""
+import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+os.makedirs("rank" + os.environ["RANK"])
+os.chdir("rank" + os.environ["RANK"])
+import train
+train.guard(train.main)
+""")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script]
     done = subprocess.run([*command, *args, "out=two"], cwd=tmp_path, capture_output=True, text=True, timeout=120,
                           env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
-    one, two = (np.array(losses(tmp_path / out / "log.csv"), float) for out in ("one", "two"))
+    one, two = (np.array(losses(tmp_path / out / "log.csv"), float) for out in ("one", "rank0/two"))
     assert len(one) == 20 and abs(one - two).max() < 1e-4
+    assert (tmp_path / "rank0/two/physics.png").exists() and not list((tmp_path / "rank1").rglob("*"))
+    assert done.stdout.count("20 iterations in") == 1

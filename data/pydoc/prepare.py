@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from data.settings import guard, settings
 from data.text import UserError, make_tokenizer, prepared, run, sha256, write_dataset
 
 
@@ -50,5 +51,4 @@ def prepare(out):
 
 
 if __name__ == "__main__":
-    from train import guard, settings
     guard(lambda: run(prepare, settings(sys.argv[1:], Prepare), __file__))

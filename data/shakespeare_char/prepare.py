@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from data.settings import guard, settings
 from data.text import fetch, make_tokenizer, obtain, prepared, read_file, run, sha256, to_text, write_dataset
 
 COMMIT = "6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e"
@@ -37,5 +38,4 @@ def prepare(out, input="", any=False):
 
 
 if __name__ == "__main__":
-    from train import guard, settings
     guard(lambda: run(prepare, settings(sys.argv[1:], Prepare), __file__))

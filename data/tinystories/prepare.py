@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from data.settings import guard, settings
 from data.text import fetch, make_tokenizer, obtain, prepared, read_file, run, sha256, to_text, write_dataset
 
 URL = "https://huggingface.co/datasets/roneneldan/TinyStories/resolve/main/TinyStoriesV2-GPT4-valid.txt"
@@ -44,5 +45,4 @@ def prepare(out, input="", any=False, level="bpe", vocab=4096):
 
 
 if __name__ == "__main__":
-    from train import guard, settings
     guard(lambda: run(prepare, settings(sys.argv[1:], Prepare), __file__))

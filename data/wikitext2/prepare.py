@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from data.settings import guard, settings
 from data.text import fetch, make_tokenizer, obtain, prepared, read_file, run, sha256, unzip, write_dataset
 
 URL = "https://huggingface.co/datasets/ggml-org/ci/resolve/main/wikitext-2-raw-v1.zip"
@@ -40,5 +41,4 @@ def prepare(out, input="", any=False, level="char", vocab=8000):
 
 
 if __name__ == "__main__":
-    from train import guard, settings
     guard(lambda: run(prepare, settings(sys.argv[1:], Prepare), __file__))
