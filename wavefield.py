@@ -180,25 +180,24 @@ def rms_norm(x):                                                 # (..., C) -> (
 relu2 = ReLU2.apply
 
 
-def powers(lam, n):                                              # complex (H,) -> complex (H, n)
-    """e^{lam m} for m = 0 .. n-1; below e^-60 exactly 0, because denormal numbers make every later product slow."""
-    m = torch.arange(n, device=lam.device, dtype=lam.real.dtype)
-    return torch.polar(torch.exp(F.threshold(torch.outer(lam.real, m), -60, -math.inf)), torch.outer(lam.imag, m))
-
-
 def resonator(alpha, omega, phi, stride, field):                 # 3 x (H,) -> lam, amp: complex128 (H,)
     """lam = (-alpha + i omega) stride, amp = e^{i phi} / Z. In float64: an angle of many turns keeps its digits."""
-    wave = torch.complex(-alpha.double(), omega.double())
-    turn = torch.polar(torch.ones_like(wave.real), phi.double())
-    Z = (turn[:, None] * powers(wave, field)).real.abs().sum(1)
-    return wave * stride, turn / Z
+    alpha, omega, phi = alpha.double(), omega.double(), phi.double()
+    c = torch.arange(field, device=alpha.device, dtype=alpha.dtype)
+    k = torch.exp(-alpha[:, None] * c) * torch.cos(omega[:, None] * c + phi[:, None])          # (H, cells)
+    return torch.complex(-alpha, omega) * stride, torch.exp(1j * phi) / k.abs().sum(1)
+
+
+def powers(lam, m):                                              # complex (H,), (n,) -> complex (H, n)
+    """e^{lam m}; below e^-60 exactly 0, because denormal numbers make every later product slow."""
+    z = lam[:, None] * m
+    return torch.exp(z) * (z.real > -60)
 
 
 def toeplitz(p):                                                 # (H, n) -> (H, n, n)
     """p_{i-j} for j <= i, else 0."""
     n = p.shape[1]
-    p = F.pad(F.pad(p, (n - 1, 0)).repeat(1, n), (0, n))         # read in rows of 2n, it moves on by one each row
-    return p.view(-1, n, 2 * n)[:, :, :n].flip(2)
+    return F.pad(p, (n - 1, 0)).unfold(1, n, 1).flip(2)
 
 
 def flush(h):
@@ -211,24 +210,16 @@ def wave_fft(deposit, alpha, omega, phi, stride, field, first=None):
     (B, N, H, D), 3 x (H,), number, number, complex (B, H, D) or None -> (B, N, H, D), last complex (B, H, D)."""
     N, kind = deposit.shape[1], deposit.dtype.to_complex()
     lam, amp = resonator(alpha, omega, phi, stride, field)
-    p = powers(lam, N + 1)
+    p = powers(lam, torch.arange(N + 1, device=lam.device))
     read = (amp[:, None] * p).to(kind)                                                         # (H, N+1)
     p, n = p.to(kind), 1 << (2 * N - 1).bit_length()
     x = deposit.permute(0, 2, 3, 1)                                                            # (B, H, D, N)
     f = torch.fft.irfft(torch.fft.rfft(x, n) * torch.fft.rfft(read.real, n)[:, None], n)[..., :N]
-    back = torch.stack((p.real, p.imag), 2)[:, :N].flip(1)                                     # (H, N, 2)
-    last = torch.view_as_complex(x @ back)
+    last = torch.view_as_complex(x @ torch.view_as_real(p[:, :N].flip(1)))
     if first is not None:
         f = f + (first[..., None] * read[:, None, 1:]).real
         last = last + first * p[:, N, None]
     return f.permute(0, 3, 1, 2), flush(last)
-
-
-def pieces(N, L, block):
-    """Cut N tokens into blocks of n chunks of l: as many of l = L as fit, then what is left as one chunk -> t, n, l."""
-    full = N - N % L
-    cut = [(t, min(block, full - t) // L, L) for t in range(0, full, block)]
-    return cut + [(full, 1, N - full)] * (full < N)
 
 
 class Chunks(torch.autograd.Function):
@@ -236,61 +227,67 @@ class Chunks(torch.autograd.Function):
     what every chunk leaves behind by itself; what enters each, from the one before; inside each a matrix product."""
 
     @staticmethod
-    def forward(ctx, d, h, inside, leave, carry, rest, block):
+    def forward(ctx, d, h, inside, leave, carry):
         B, N, H, D = d.shape
         L, y, kept = leave.shape[2], torch.empty_like(d), []
-        for t, n, l in pieces(N, L, block):
-            x = d.new_empty(H, l + 2, n, B, D)
-            x[:, 2:] = d[:, t:t + n * l].unflatten(1, (n, l)).permute(3, 2, 1, 0, 4)
-            rows = x.flatten(2)                                                                # (H, l+2, n B D)
-            left = torch.bmm(leave[:, :, L - l:], rows[:, 2:]).view(H, 2, n, B * D)
+        block = L * (carry.shape[1] - 1)
+        for t in range(0, N, block):
+            n = min(block, N - t) // L
+            x = d.new_empty(H, L + 2, n, B, D)
+            x[:, 2:] = d[:, t:t + block].unflatten(1, (n, L)).permute(3, 2, 1, 0, 4)
+            rows = x.flatten(2)                                                                # (H, L+2, n B D)
+            left = torch.bmm(leave, rows[:, 2:]).view(H, 2, n, B * D)
             h = torch.cat((h, torch.complex(*left.unbind(1))), 1)                              # (H, n+1, B D)
             kept += rows, h
-            h = torch.bmm((carry if l == L else rest)[:, :n + 1, :n + 1], h)
+            h = torch.bmm(carry[:, :n + 1, :n + 1], h)
             enter, h = h.split((n, 1), 1)
             x[:, 0], x[:, 1] = enter.real.view(H, n, B, D), enter.imag.view(H, n, B, D)
-            f = torch.bmm(inside[:, :l, :l + 2], rows).view(H, l, n, B, D)
-            y[:, t:t + n * l].unflatten(1, (n, l)).copy_(f.permute(3, 2, 1, 0, 4))
-        ctx.save_for_backward(inside, leave, carry, rest, *kept)
-        ctx.block = block
+            f = torch.bmm(inside, rows).view(H, L, n, B, D)
+            y[:, t:t + block].unflatten(1, (n, L)).copy_(f.permute(3, 2, 1, 0, 4))
+        ctx.save_for_backward(inside, leave, carry, *kept)
         return y, h
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, g, gh):
-        inside, leave, carry, rest, *kept = ctx.saved_tensors
+        inside, leave, carry, *kept = ctx.saved_tensors
         B, N, H, D = g.shape
-        L, gd, grads = leave.shape[2], torch.empty_like(g), [torch.zeros_like(w) for w in (inside, leave, carry, rest)]
-        for t, n, l in reversed(pieces(N, L, ctx.block)):
+        L, gd, grads = leave.shape[2], torch.empty_like(g), [torch.zeros_like(w) for w in (inside, leave, carry)]
+        block = L * (carry.shape[1] - 1)
+        for t in reversed(range(0, N, block)):
             h, rows = kept.pop(), kept.pop()
-            gf = g[:, t:t + n * l].unflatten(1, (n, l)).permute(3, 2, 1, 0, 4).reshape(H, l, n * B * D)
-            grads[0][:, :l, :l + 2] += torch.bmm(gf, rows.mT)
-            gx = torch.bmm(inside[:, :l, :l + 2].mT, gf)                                       # (H, l+2, n B D)
+            n = min(block, N - t) // L
+            gf = g[:, t:t + block].unflatten(1, (n, L)).permute(3, 2, 1, 0, 4).reshape(H, L, n * B * D)
+            grads[0].baddbmm_(gf, rows.mT)
+            gx = torch.bmm(inside.mT, gf)                                                      # (H, L+2, n B D)
             gh = torch.cat((torch.complex(gx[:, 0], gx[:, 1]).view(H, n, B * D), gh), 1)
-            grads[2 if l == L else 3][:, :n + 1, :n + 1] += torch.bmm(gh, h.mH)
-            gh = torch.bmm((carry if l == L else rest)[:, :n + 1, :n + 1].mH, gh)
-            gh, left = gh.split((1, n), 1)
+            grads[2][:, :n + 1, :n + 1] += torch.bmm(gh, h.mH)
+            gh, left = torch.bmm(carry[:, :n + 1, :n + 1].mH, gh).split((1, n), 1)
             left = torch.stack((left.real, left.imag), 1).flatten(2)                           # (H, 2, n B D)
-            grads[1][:, :, L - l:] += torch.bmm(left, rows[:, 2:].mT)
-            gx = gx[:, 2:].baddbmm_(leave[:, :, L - l:].mT, left).view(H, l, n, B, D)
-            gd[:, t:t + n * l].unflatten(1, (n, l)).copy_(gx.permute(3, 2, 1, 0, 4))
-        return gd, gh, *grads, None
+            grads[1].baddbmm_(left, rows[:, 2:].mT)
+            gx = gx[:, 2:].baddbmm_(leave.mT, left).view(H, L, n, B, D)
+            gd[:, t:t + block].unflatten(1, (n, L)).copy_(gx.permute(3, 2, 1, 0, 4))
+        return gd, gh, *grads
 
 
-def wave_scan(deposit, alpha, omega, phi, stride, field, first=None, chunk=32, block=1024):
+def wave_scan(deposit, alpha, omega, phi, stride, field, first=None, chunk=32, cache=2**18):
     """f = k * d in chunks: a Toeplitz product inside each, a complex state handed from each to the next.
     (B, N, H, D), 3 x (H,), number, number, complex (B, H, D) or None -> (B, N, H, D), last complex (B, H, D)."""
     B, N, H, D = deposit.shape
     L, kind = min(chunk, N), deposit.dtype.to_complex()
+    if N % L:                                                    # what is left over is a shorter chunk
+        f, first = wave_scan(deposit[:, :N - N % L], alpha, omega, phi, stride, field, first, chunk, cache)
+        g, first = wave_scan(deposit[:, N - N % L:], alpha, omega, phi, stride, field, first, chunk, cache)
+        return torch.cat((f, g), 1), first
+    n = max(1, min(N, cache // (B * H * D)) // L)                # chunks in a block
     lam, amp = resonator(alpha, omega, phi, stride, field)
-    p = powers(lam, L + 1)
-    read, p = (amp[:, None] * p).to(kind), p.to(kind)                                          # (H, L+1)
-    inside = torch.cat((torch.stack((read.real, -read.imag), 2)[:, 1:], toeplitz(read.real[:, :L])), 2)
-    leave = torch.stack((p.real, p.imag), 1)[:, :, :L].flip(2)                                 # (H, 2, L)
-    carry = toeplitz(powers(lam * L, min(block, N) // L + 1).to(kind))                         # from chunk to chunk
-    rest = toeplitz(powers(lam * (N % L), 2).to(kind))                                         # over the last, short
+    m = torch.cat((torch.arange(L + 1), L * torch.arange(n + 1))).to(lam.device)
+    p, carry = powers(lam, m).split((L + 1, n + 1), 1)
+    read = torch.view_as_real((amp[:, None] * p).conj_physical().to(kind))                     # (H, L+1, 2)
+    inside = torch.cat((read[:, 1:], toeplitz(read[:, :L, 0])), 2)                             # (H, L, L+2)
+    leave = torch.view_as_real(p[:, :L].to(kind)).mT.flip(2)                                   # (H, 2, L)
     h = deposit.new_zeros(H, 1, B * D, dtype=kind) if first is None else first.transpose(0, 1).reshape(H, 1, B * D)
-    f, h = Chunks.apply(deposit, h, inside, leave, carry, rest, block)
+    f, h = Chunks.apply(deposit, h, inside, leave, toeplitz(carry.to(kind)))
     return f, flush(h.view(H, B, D).transpose(0, 1))
 
 

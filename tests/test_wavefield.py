@@ -72,7 +72,7 @@ def test_backward_by_hand(N):
     d, first = signal(N)
     leaves = [v.requires_grad_() for v in (d[:1], *physics(), first[:1])]
     run = lambda d, a, o, p, h: [torch.view_as_real(x) if x.is_complex() else x for x in
-                                 W.wave_scan(d, a, o, p, STRIDE, FIELD, h, chunk=4, block=4)]
+                                 W.wave_scan(d, a, o, p, STRIDE, FIELD, h, chunk=4, cache=48)]
     assert torch.autograd.gradcheck(run, leaves)
 
 
