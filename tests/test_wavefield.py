@@ -11,6 +11,10 @@ LENGTHS = (1, 2, 3, 7, 31, 32, 33, 63, 64, 65, 257, 1000)
 H, D, STRIDE, FIELD = 3, 2, 4, 256
 
 
+def small_blocks(*args):
+    return W.wave_scan(*args, chunk=4, cache=96)                # blocks of 2 chunks of 4 tokens, for a batch of two
+
+
 def physics(seed=0, dtype=torch.float64):
     rng = np.random.default_rng(seed)
     values = rng.uniform(0.005, 0.5, H), rng.uniform(0, 0.7, H), rng.uniform(-1, 1, H)
@@ -39,7 +43,7 @@ def gap(kernel, N, dtype=torch.float64):
 
 
 @pytest.mark.parametrize("N", LENGTHS[:-1])
-@pytest.mark.parametrize("kernel", [W.wave_fft, W.wave_scan])
+@pytest.mark.parametrize("kernel", [W.wave_fft, W.wave_scan, small_blocks])
 def test_field_fft_and_scan_agree(kernel, N):
     assert (error := gap(kernel, N)) < 1e-10, f"float64: {error:.1e} relative"
     assert (error := gap(kernel, N, torch.float32)) < 1e-5, f"float32: {error:.1e} relative"
@@ -55,7 +59,7 @@ def test_the_check_can_fail():
 def test_all_gradients_agree(N):
     """Of deposit, alpha, omega, phi and the first state, through values and last state: FFT against scan."""
     grads = []
-    for kernel in (W.wave_fft, W.wave_scan):
+    for kernel in (W.wave_fft, W.wave_scan, small_blocks):
         d, first = signal(N)
         leaves = [v.clone().requires_grad_() for v in (d, *physics(), first)]
         f, last = kernel(*leaves[:4], STRIDE, FIELD, leaves[4])
@@ -63,16 +67,16 @@ def test_all_gradients_agree(N):
         (f * torch.randn(f.shape, generator=g, dtype=f.dtype)).sum().backward(retain_graph=True)
         (last.real * 0.3 - last.imag).sum().backward()
         grads.append([v.grad for v in leaves])
-    for name, a, b in zip(("deposit", "alpha", "omega", "phi", "first"), *grads, strict=True):
-        assert (error := relative(b, a)) < 1e-9, f"{name}: {error:.1e} relative"
+    for name, a, b, c in zip(("deposit", "alpha", "omega", "phi", "first"), *grads, strict=True):
+        assert (error := max(relative(b, a), relative(c, a))) < 1e-9, f"{name}: {error:.1e} relative"
 
 
-@pytest.mark.parametrize("N", [5, 9])
+@pytest.mark.parametrize("N", [5, 9, 21])
 def test_backward_by_hand(N):
     d, first = signal(N)
     leaves = [v.requires_grad_() for v in (d[:1], *physics(), first[:1])]
     run = lambda d, a, o, p, h: [torch.view_as_real(x) if x.is_complex() else x for x in
-                                 W.wave_scan(d, a, o, p, STRIDE, FIELD, h, chunk=4, block=4)]
+                                 W.wave_scan(d, a, o, p, STRIDE, FIELD, h, chunk=4, cache=48)]
     assert torch.autograd.gradcheck(run, leaves)
 
 
@@ -103,8 +107,17 @@ def test_a_long_stream_keeps_its_size_and_its_speed():
             model(token, state=state)
         sizes.add(tensor_bytes(state))
     assert len(sizes) == 1
-    silent = W.flush(torch.full((1, 1, 1), 1e-38 + 1e-38j, dtype=torch.complex64))
-    assert silent.abs().max() == 0
+
+
+@torch.no_grad()
+def test_a_decayed_tail_is_exactly_zero():
+    """One token, then silence: the field dies out without passing through denormal numbers."""
+    pulse = torch.zeros(1, 8192, 8, 4)
+    pulse[:, 0] = 1
+    waves = 0.25 / torch.logspace(0, 2, 8), torch.linspace(0, 0.7, 8), torch.zeros(8)
+    f, last = W.wave_scan(pulse, *waves, STRIDE, FIELD)
+    assert not ((f != 0) & (f.abs() < torch.finfo(f.dtype).tiny)).any() and last.abs().max() == 0
+    assert W.flush(torch.full((1, 1, 1), 1e-38 + 1e-38j, dtype=torch.complex64)).abs().max() == 0
 
 
 @pytest.mark.parametrize("bad", [dict(stride=0), dict(stride=1.5), dict(n_head=3), dict(kernel="fast"), dict(init="x")])
