@@ -5,7 +5,7 @@ FluidLM: a language model as a reaction-diffusion fluid. No attention, no cache:
     u    <- RMSNorm(u + s dt du/dt)             n_steps forward Euler steps in a layer, all with the same weights
 
     Lap_d(u)_t = u_{t-d} - u_t (upwind) or u_t - 2 u_{t-d} + u_{t-2d} (seed);  d = 1, 4, 16: wholly in the past
-    SSM:         z_t = exp(dt_t A) z_{t-1} + dt_t B_t x_t,  y_t = C_t z_t + D x_t;  dt, B, C depend on x: Mamba
+    SSM(u):      z_t = exp(dt_t A) z_{t-1} + dt_t B_t x_t,  y_t = C_t z_t + D x_t;  dt, B, C depend on x: Mamba
     R(u)       = W_down (silu(W_gate u) * W_up u): SwiGLU
     pump:        h <- delta h + g tanh(mean_{j<=t} R(u)_j),  g = sigmoid(W_x RMS(mean_{j<=t} u_j) + W_h RMS(h))
     tau_t      = mean |u_new - u| / mean |u|: turbulence. Once below epsilon for `patience` steps, token t halts
@@ -13,9 +13,10 @@ FluidLM: a language model as a reaction-diffusion fluid. No attention, no cache:
     code            symbol      meaning                                                             shape
     u               u           the fluid: concentrations of C species at every token               (B, T, C)
     diff            D_d         diffusion, softplus(diff), for each scale and channel               (3, C)
-    state["z"]      z_t         what the SSM remembers: the only term without a horizon             (B, S, C)
-    h               h           reservoir, handed from layer to layer; its means end at each token  (B, T, C)
+    state["z"]      z_t         what the SSM remembers of all the tokens so far                     (B, S, C)
+    h               h           reservoir, handed from step to step and from layer to layer         (B, T, C)
     theta           delta       viscosity of the reservoir, delta = sigmoid(theta)                  (C,)
+    alpha           alpha       and alpha_loc, softplus(alpha): weights of pump and local mean      (2, C)
     dt_gate         dt          time step, dt_max (0.005 + 0.995 sigmoid(dt_gate)); s = 1/sqrt(n_layer)
     local_window    -           A(u) is the mean of so many tokens, the last one included
     state           -           for each layer and step: last u, last x, z and two running means; it never grows
@@ -26,9 +27,9 @@ What we changed, and why. The seed's pump averages the whole sequence and adds t
 each token sees the future. Ours reads the same formula at every token; at the last one they agree. pump="broadcast"
 keeps the leak to be looked at. The seed's local window grows with the length, another leak: ours is a constant. Its
 halting rule asks the whole sequence, ours each token. Its time step of at most 0.2 lets the text move too little:
-dt_max is a setting. Its Laplacian sharpens (1 + 4 D at the highest frequency); the upwind one smooths, and trained
-better. In three minutes a second Euler step is worth less than a second layer, so the default is one. Norms carry no
-gain: the next matrix has one.
+dt_max is a setting. Its Laplacian sharpens, by 1 + 4 s dt D_1 at the highest frequency; the upwind one smooths as long
+as s dt sum_d D_d <= 1. In three minutes a second Euler step is worth less than a second layer, so the default is one.
+The embedding is normalised, norms carry no gain, and there is no position code unless position=1, as in the seed.
 
 Run `python fluidlm.py` for the proof and a picture, `python train.py model=fluidlm` to train it.
 """
@@ -450,7 +451,7 @@ class Block(nn.Module):
                   + alpha[0] * pump                                                            # alpha h
                   + alpha[1] * self.local(pick(taps(past, window, range(c.local_window), T))))    # W_loc A(u)
             if c.longconv:
-                heads = [taps(x, w, range(len(w)), T) for x, w in zip(past.chunk(4, 2), self.longconv)]
+                heads = [taps(x, f, range(len(f)), T) for x, f in zip(past.chunk(4, 2), self.longconv)]
                 du = du + self.mix(pick(torch.cat(heads, 2)))
             new = rms_norm(torch.addcmul(v, dt, self.drop(du)))  # RMSNorm(u + s dt du/dt)
 
