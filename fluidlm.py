@@ -5,7 +5,7 @@ FluidLM: a language model as a reaction-diffusion fluid. No attention, no cache:
     u    <- RMSNorm(u + s dt du/dt)             n_steps forward Euler steps in a layer, all with the same weights
 
     Lap_d(u)_t = u_{t-d} - u_t (upwind) or u_t - 2 u_{t-d} + u_{t-2d} (seed);  d = 1, 4, 16: wholly in the past
-    SSM:         z_t = exp(dt_t A) z_{t-1} + dt_t B_t x_t,  y_t = C_t z_t + D x_t;  dt, B, C depend on x: Mamba
+    SSM(u):      z_t = exp(dt_t A) z_{t-1} + dt_t B_t x_t,  y_t = C_t z_t + D x_t;  dt, B, C depend on x: Mamba
     R(u)       = W_down (silu(W_gate u) * W_up u): SwiGLU
     pump:        h <- delta h + g tanh(mean_{j<=t} R(u)_j),  g = sigmoid(W_x RMS(mean_{j<=t} u_j) + W_h RMS(h))
     tau_t      = mean |u_new - u| / mean |u|: turbulence. Once below epsilon for `patience` steps, token t halts
@@ -13,9 +13,10 @@ FluidLM: a language model as a reaction-diffusion fluid. No attention, no cache:
     code            symbol      meaning                                                             shape
     u               u           the fluid: concentrations of C species at every token               (B, T, C)
     diff            D_d         diffusion, softplus(diff), for each scale and channel               (3, C)
-    state["z"]      z_t         what the SSM remembers: the only term without a horizon             (B, S, C)
-    h               h           reservoir, handed from layer to layer; its means end at each token  (B, T, C)
+    state["z"]      z_t         what the SSM remembers of all the tokens so far                     (B, S, C)
+    h               h           reservoir, handed from step to step and from layer to layer         (B, T, C)
     theta           delta       viscosity of the reservoir, delta = sigmoid(theta)                  (C,)
+    alpha           alpha       and alpha_loc, softplus(alpha): weights of pump and local mean      (2, C)
     dt_gate         dt          time step, dt_max (0.005 + 0.995 sigmoid(dt_gate)); s = 1/sqrt(n_layer)
     local_window    -           A(u) is the mean of so many tokens, the last one included
     state           -           for each layer and step: last u, last x, z and two running means; it never grows
@@ -26,9 +27,9 @@ What we changed, and why. The seed's pump averages the whole sequence and adds t
 each token sees the future. Ours reads the same formula at every token; at the last one they agree. pump="broadcast"
 keeps the leak to be looked at. The seed's local window grows with the length, another leak: ours is a constant. Its
 halting rule asks the whole sequence, ours each token. Its time step of at most 0.2 lets the text move too little:
-dt_max is a setting. Its Laplacian sharpens (1 + 4 D at the highest frequency); the upwind one smooths, and trained
-better. In three minutes a second Euler step is worth less than a second layer, so the default is one. Norms carry no
-gain: the next matrix has one.
+dt_max is a setting. Its Laplacian sharpens, by 1 + 4 s dt D_1 at the highest frequency; the upwind one smooths as long
+as s dt sum_d D_d <= 1. In three minutes a second Euler step is worth less than a second layer, so the default is one.
+The embedding is normalised, norms carry no gain, and there is no position code unless position=1, as in the seed.
 
 Run `python fluidlm.py` for the proof and a picture, `python train.py model=fluidlm` to train it.
 """
@@ -208,87 +209,77 @@ def rms_norm(x):                                                 # (..., C) -> (
 
 
 
-def recur(a, h, back=False):                                     # 2 x (n, B, S, D), in place
+def recur(a, h, back=False):                                     # 2 x (n, B, S, D), h in place
     """h_t += a_t h_{t-1} for t = 1 .. n-1, or back: h_t += a_t h_{t+1} for t = n-2 .. 0."""
-    n, s = len(h), -1 if back else 1
+    walk = lambda n: zip(range(n)[::-1 if back else 1][:-1], range(n)[::-1 if back else 1][1:])    # (from, to)
+    n = len(h)
     if n % 16 or n < 64 or h[0].numel() >= 8192:
         rows, decays = h.unbind(0), a.unbind(0)
-        for t in range(1, n) if s > 0 else range(n - 2, -1, -1):
-            rows[t].addcmul_(decays[t], rows[t - s])
+        for s, t in walk(n):
+            rows[t].addcmul_(decays[t], rows[s])
         return
-    h, a = h.view(n // 16, 16, -1), a.reshape(n // 16, 16, -1)   # short rows: what costs is the number of calls
-    p, last = a.clone(), -1 if s > 0 else 0                      # so 16 steps in all groups at once; p: product of a
-    for t in range(1, 16) if s > 0 else range(14, -1, -1):
-        h[:, t].addcmul_(a[:, t], h[:, t - s])
-        p[:, t].mul_(p[:, t - s])
-    for i in range(1, len(h)) if s > 0 else range(len(h) - 2, -1, -1):
-        h[i, last].addcmul_(p[i, last], h[i - s, last])          # then from group to group
-    if s > 0:
-        h[1:, :-1].addcmul_(p[1:, :-1], h[:-1, -1:])
-    else:
-        h[:-1, 1:].addcmul_(p[:-1, 1:], h[1:, :1])
+    h, a = h.view(n // 16, 16, -1), a.reshape(n // 16, 16, -1)   # short rows: what costs is the number of calls,
+    p, end = a.clone(), 0 if back else -1                        # so 16 steps in all groups at once; p: product of a
+    for s, t in walk(16):
+        h[:, t].addcmul_(a[:, t], h[:, s])
+        p[:, t].mul_(p[:, s])
+    for s, t in walk(len(h)):
+        h[t].addcmul_(p[t], h[s, end])                           # then from group to group
 
 
 def scan_chunk(x, dt, A, B, a, h):                               # 2 x (n, B, D), (S, D), (n, B, S)
     """From h[0], the state before the chunk, fill h[1:] with its states and a with its decays."""
-    torch.mul(dt.unsqueeze(2), A, out=a).exp2_()                 # torch.exp is 35 times slower where it underflows
+    torch.mul(dt.unsqueeze(2), A / math.log(2), out=a).exp2_()   # torch.exp is 35 times slower where it underflows
     torch.mul(x.unsqueeze(2), B.unsqueeze(3), out=h[1:])
     h[1].addcmul_(a[0], h[0])
     recur(a, h[1:])
 
 
 class SelectiveScan(torch.autograd.Function):
-    """Runs in chunks over two or three buffers of 1 MiB that stay in cache. Only the state at the start of each chunk
-    is kept for the backward pass, which computes the chunk again."""
+    """h_t = exp(dt_t A) h_{t-1} + B_t x_t,  y_t = C_t h_t, time first, in chunks: two or three buffers of 1 MiB stay in
+    cache. Only the state before each chunk is kept for the backward pass, which computes the chunk again."""
 
     @staticmethod
-    def forward(ctx, x, dt, A, B, C, D, h0):
-        (b, L, d), S = x.shape, A.shape[1]
+    def forward(ctx, x, dt, A, B, C, h0):                        # 2 x (L, B, D), (S, D), 2 x (L, B, S), (B, S, D)
+        (L, b, d), S = x.shape, len(A)
         ctx.K = K = min(L, 256, max(8, 2 ** 18 // (b * S * d)))
-        xt, dtt, Bt, Ct = (v.transpose(0, 1) for v in (dt * x, dt, B, C))                      # (L, B, *)
-        A2 = A.t() / math.log(2)                                                               # (S, D), for exp2
         a, h = x.new_empty(K, b, S, d), x.new_empty(K + 1, b, S, d)
         y, first = x.new_empty(L, b, d), x.new_empty(-(-L // K), b, S, d)
         last = h0
         for i, s in enumerate(range(0, L, K)):
             n = min(K, L - s)
-            h[0].copy_(last)
-            first[i].copy_(last)
-            scan_chunk(xt[s:s + n], dtt[s:s + n], A2, Bt[s:s + n], a[:n], h[:n + 1])
-            torch.bmm(Ct[s:s + n].reshape(n * b, 1, S), h[1:n + 1].flatten(0, 1), out=y[s:s + n].view(n * b, 1, d))
+            h[0] = first[i] = last
+            scan_chunk(x[s:s + n], dt[s:s + n], A, B[s:s + n], a[:n], h[:n + 1])
+            torch.bmm(C[s:s + n].reshape(n * b, 1, S), h[1:n + 1].flatten(0, 1), out=y[s:s + n].view(n * b, 1, d))
             last = h[n]
-        ctx.save_for_backward(x, dt, A, B, C, D, first)
-        return torch.addcmul(y.transpose(0, 1), x, D), last.clone()
+        ctx.save_for_backward(x, dt, A, B, C, first)
+        return y, last.clone()
 
     @staticmethod
     def backward(ctx, gy, gh):
-        x, dt, A, B, C, D, first = ctx.saved_tensors
-        (b, L, d), S, K = x.shape, A.shape[1], ctx.K
-        xt, dtt, Bt, Ct, gt = (v.transpose(0, 1).contiguous() for v in (dt * x, dt, B, C, gy))
-        At = A.t().contiguous()
-        A2, gA = At / math.log(2), torch.zeros_like(At)
+        x, dt, A, B, C, first = ctx.saved_tensors
+        x, dt, A, B, C, gy = (v.contiguous() for v in (x, dt, A, B, C, gy))
+        (L, b, d), S, K = x.shape, len(A), ctx.K
         a, h, g = x.new_zeros(K + 1, b, S, d), x.new_empty(K + 1, b, S, d), x.new_empty(K, b, S, d)
-        gx, gdt, gB, gC = (torch.empty_like(v) for v in (xt, dtt, Bt, Ct))
+        gx, gdt, gA, gB, gC = torch.empty_like(x), torch.empty_like(x), torch.zeros_like(A), B.clone(), C.clone()
         gh = gh.clone()                                          # dloss/dh, coming from the right
         for i in reversed(range(len(first))):
             s = slice(i * K, min(L, i * K + K))
             n = s.stop - s.start
-            h[0].copy_(first[i])
-            scan_chunk(xt[s], dtt[s], A2, Bt[s], a[:n], h[:n + 1])
-            torch.mul(gt[s].unsqueeze(2), Ct[s].unsqueeze(3), out=g[:n])
+            h[0] = first[i]
+            scan_chunk(x[s], dt[s], A, B[s], a[:n], h[:n + 1])
+            torch.mul(gy[s].unsqueeze(2), C[s].unsqueeze(3), out=g[:n])
             g[n - 1].add_(gh)
             recur(a[1:n + 1], g[:n], back=True)
             torch.mul(a[0], g[0], out=gh)
             rows = lambda v: v.flatten(0, 1).unsqueeze(1)                                      # (n, B, *) -> (nB, 1, *)
-            torch.bmm(rows(gt[s]), h[1:n + 1].flatten(0, 1).transpose(1, 2), out=rows(gC[s]))
-            torch.bmm(rows(xt[s]), g[:n].flatten(0, 1).transpose(1, 2), out=rows(gB[s]))
-            torch.bmm(rows(Bt[s]), g[:n].flatten(0, 1), out=rows(gx[s]))
+            torch.bmm(rows(gy[s]), h[1:n + 1].flatten(0, 1).transpose(1, 2), out=rows(gC[s]))
+            torch.bmm(rows(x[s]), g[:n].flatten(0, 1).transpose(1, 2), out=rows(gB[s]))
+            torch.bmm(rows(B[s]), g[:n].flatten(0, 1), out=rows(gx[s]))
             g[:n].mul_(a[:n]).mul_(h[:n])                                                      # dloss / d(dt_t A)
-            torch.sum(torch.mul(g[:n], At, out=a[:n]), 2, out=gdt[s])
-            gA += g[:n].mul_(dtt[s].unsqueeze(2)).sum((0, 1))
-        gx, gdt, gB, gC = (v.transpose(0, 1) for v in (gx, gdt, gB, gC))
-        gD = (gy * x).sum((0, 1))
-        return torch.addcmul(gy * D, gx, dt), torch.addcmul(gdt, gx, x), gA.t(), gB, gC, gD, gh
+            torch.sum(torch.mul(g[:n], A, out=a[:n]), 2, out=gdt[s])
+            gA += g[:n].mul_(dt[s].unsqueeze(2)).sum((0, 1))
+        return gx, gdt, gA, gB, gC, gh
 
 
 def selective_scan(x, dt, A, B, C, D, h0=None):
@@ -301,7 +292,9 @@ def selective_scan(x, dt, A, B, C, D, h0=None):
     if x.shape[1] == 1:                                          # a single token needs no chunks
         h = torch.exp(dt.transpose(1, 2) * A).transpose(1, 2) * h0 + B.transpose(1, 2) * (dt * x)
         return torch.bmm(C, h) + D * x, h
-    return SelectiveScan.apply(x, dt, A, B, C, D, h0)
+    xt, dtt, Bt, Ct = (v.transpose(0, 1) for v in (dt * x, dt, B, C))
+    y, h = SelectiveScan.apply(xt, dtt, A.t(), Bt, Ct, h0)
+    return torch.addcmul(y.transpose(0, 1), x, D), h
 
 
 class Taps(torch.autograd.Function):
@@ -338,27 +331,27 @@ def stencil(D, kind="seed"):                                     # (3, C) -> (n,
     """The three Laplacians, weighted with D, as one filter."""
     if kind == "upwind":
         return torch.stack((-D.sum(0), *D)), (0, *DILATIONS)
-    w = [v for coef in D.unbind(0) for v in (-2 * coef, coef)]
-    return torch.stack((D.sum(0), *w)), (0, *(m * d for d in DILATIONS for m in (1, 2)))
+    return torch.stack((D.sum(0), *(-2 * D), *D)), (0, *DILATIONS, *(2 * d for d in DILATIONS))
 
 
 def history(x, P, state, key):                                   # (B, T, C) -> (B, P + T, C)
     """x behind the P tokens that came before it, zero at the start; the last P are kept in the state."""
-    x = F.pad(x, (0, 0, P, 0)) if state is None or key not in state else torch.cat((state[key], x), 1)
-    if state is not None:
-        state[key] = x[:, x.shape[1] - P:].clone()               # a view would keep the whole chunk in memory
+    x = torch.cat((state[key], x), 1) if key in state else F.pad(x, (0, 0, P, 0))
+    state[key] = x[:, x.shape[1] - P:].clone()                   # a view would keep the whole chunk in memory
     return x
 
 
-def running_mean(x, count, state, key, causal=True):             # (B, T, C), (T, 1) -> (B, T, C)
+def running_mean(x, count, state, key):                          # (B, T, C), (T, 1) -> (B, T, C)
     """Mean of the `count` tokens up to each. A mean stays small where a sum would lose digits as it grows."""
-    if not causal:
-        return x.mean(1, keepdim=True).expand_as(x)              # the seed's: of all tokens, later ones as well
-    past = state[key] if state and key in state else 0
-    m = (x - past).cumsum(1) / count + past
-    if state is not None:
-        state[key] = m[:, -1:].clone()
-    return m
+    past = state.get(key, 0)
+    mean = (x - past).cumsum(1) / count + past
+    state[key] = mean[:, -1:].clone()
+    return mean
+
+
+def turbulence(u, new):                                          # 2 x (..., C) -> (..., 1)
+    """tau = mean |u_new - u| / mean |u|, over the channels of each token."""
+    return (new - u).abs().mean(-1, keepdim=True) / (u.abs().mean(-1, keepdim=True) + 1e-8)
 
 
 def positions(pos, T, C, device):                                # -> (T, C)
@@ -366,14 +359,6 @@ def positions(pos, T, C, device):                                # -> (T, C)
     t = torch.arange(pos, pos + T, device=device, dtype=torch.float64)
     angle = torch.outer(t, 10000 ** (-torch.arange(0, C + 1, 2, device=device, dtype=torch.float64) / C))
     return torch.stack((angle.sin(), angle.cos()), 2).flatten(1)[:, :C]
-
-
-def pick(x, live):                                               # (B, T, C) -> (n, C), the tokens that still move
-    return x if live is None else x.flatten(0, 1)[live]
-
-
-def put(x, new, live):                                           # (B, T, C), (n, C) -> (B, T, C)
-    return new if live is None else x.flatten(0, 1).index_copy(0, live, new).view_as(x)
 
 
 class SSM(nn.Module):
@@ -391,15 +376,14 @@ class SSM(nn.Module):
         self.A_log = nn.Parameter(torch.arange(1, S + 1.0).log().repeat(C, 1))
         self.D = nn.Parameter(torch.ones(C))
 
-    def forward(self, u, state):                                 # (B, T, C) -> (B, T, C), for gate and proj
+    def forward(self, u, state, pick):                           # (B, T, C) -> (n, C)
+        """Scans all tokens, for later ones read the state; `pick` chooses those for which to go on."""
         x = history(self.in_proj(u), 3, state, "x")
-        x = F.silu(taps(x, self.conv, (0, 1, 2, 3), u.shape[1]) + self.conv_bias)
+        x = F.silu(taps(x, self.conv, range(4), u.shape[1]) + self.conv_bias)
         dt, B, C = self.select(x).split(self.split, -1)
         dt = F.softplus(self.dt_proj(dt) + self.dt_bias)
-        y, z = selective_scan(x, dt, -self.A_log.exp(), B, C, self.D, None if state is None else state.get("z"))
-        if state is not None:
-            state["z"] = z
-        return y
+        y, state["z"] = selective_scan(x, dt, -self.A_log.exp(), B, C, self.D, state.get("z"))
+        return self.proj(pick(y) * F.silu(self.gate(pick(u))))
 
 
 class Reaction(nn.Module):
@@ -429,57 +413,57 @@ class Block(nn.Module):
             self.longconv = nn.ParameterList(torch.randn(k, C // 4) / k ** 0.5 for k in KERNELS)
             self.mix = nn.Linear(C, C, bias=False)
         self.reach = max(2 * max(DILATIONS), c.local_window - 1, c.longconv * (max(KERNELS) - 1))
-        self.register_buffer("window", torch.ones(c.local_window, C), persistent=False)
         self.drop = nn.Dropout(c.dropout) if c.dropout else nn.Identity()
 
     def step(self):                                              # s dt, a scalar
         c = self.config
         return c.dt_max * (0.005 + 0.995 * torch.sigmoid(self.dt_gate)) / c.n_layer ** 0.5
 
-    def forward(self, u, h, n, state, log):                      # 2 x (B, T, C), n tokens before -> 2 x (B, T, C)
+    def forward(self, u, h, count, state, log=None):             # 2 x (B, T, C) -> 2 x (B, T, C), steps (B, T)
+        """`count` (T, 1): tokens up to each. `log`: a list that collects (u, next u, gate) of every Euler step."""
         c, T = self.config, u.shape[1]
         w, delays = stencil(F.softplus(self.diff), c.laplacian)
-        alpha, delta, dt, causal = F.softplus(self.alpha), torch.sigmoid(self.theta), self.step(), c.pump == "causal"
-        count = torch.arange(n + 1, n + 1 + T, device=u.device, dtype=u.dtype)[:, None]
-        R = live = None                                          # live: which tokens still move, all if None
-        calm = steps = torch.zeros_like(u[..., 0]).flatten()     # (BT,)
+        alpha, delta, dt = F.softplus(self.alpha), torch.sigmoid(self.theta), self.step()
+        window = torch.full_like(self.diff[:1], 1 / c.local_window).expand(c.local_window, -1)
+        R = live = None                                          # live: the tokens that still move; None: all
+        calm = steps = torch.zeros_like(u[..., :1])              # (B, T, 1)
+        pick = lambda x: x if live is None else x.flatten(0, 1)[live]                          # (B, T, *) -> (n, *)
+        put = lambda x, new: new if live is None else x.flatten(0, 1).index_copy(0, live, new).view_as(x)
+
         for k in range(c.n_steps):
-            own = None if state is None else state.setdefault(k, {})
-            still = live is not None and len(live) == 0
-            if still and own is None:
-                break                                            # every token is calm, and nobody reads on
-            past, y = history(u, self.reach, own, "u"), self.ssm(u, own)
-            r = None if still else self.reaction(pick(u, live))
-            R = R if still else put(R, r, live)                  # a halted token's last reaction stays in the means
-            u_mean, R_mean = (running_mean(*x, causal) for x in ((u, count, own, "mean_u"), (R, count, own, "mean_R")))
-            if still:
-                continue                                         # later tokens read the state; the rest can be skipped
-            steps = steps + 1 if live is None else steps.index_add(0, live, torch.ones_like(calm))
-            v, g = pick(u, live), self.gate_x(rms_norm(pick(u_mean, live)))
-            old = pick(h, live)
-            g = torch.sigmoid(g + self.gate_h(rms_norm(old)))
-            new = g * (2 * torch.sigmoid(2 * pick(R_mean, live)) - 1)      # torch.tanh is three times slower
-            new = torch.addcmul(new, delta, old)
-            h = put(h, new, live)
-            lap, mean = taps(past, w, delays, T), taps(past, self.window, range(c.local_window), T)
-            du = r + pick(lap, live) + alpha[0] * new + alpha[1] / c.local_window * self.local(pick(mean, live))
-            du = du + self.ssm.proj(pick(y, live) * F.silu(self.ssm.gate(v)))
+            # What later tokens read is kept up for every token. A halted one's last u and R stay in the means.
+            own, moves = state.setdefault(k, {}), live is None or len(live) > 0
+            past, ssm = history(u, self.reach, own, "u"), self.ssm(u, own, pick)
+            R = put(R, self.reaction(pick(u))) if moves else R
+            u_mean, R_mean = running_mean(u, count, own, "mean_u"), running_mean(R, count, own, "mean_R")
+            if c.pump == "broadcast":                            # the seed's: the last mean for all, also earlier ones
+                u_mean, R_mean = (x[:, -1:].expand_as(x) for x in (u_mean, R_mean))
+            if not moves:
+                continue
+
+            # The equation, for the tokens that still move; from here on all is (B, T, C), or (n, C) once some halted.
+            v, g = pick(u), torch.sigmoid(self.gate_x(rms_norm(pick(u_mean))) + self.gate_h(rms_norm(pick(h))))
+            tanh = 2 * torch.sigmoid(2 * pick(R_mean)) - 1       # torch.tanh is three times slower
+            pump = torch.addcmul(g * tanh, delta, pick(h))       # delta h + g tanh(mean R)
+            du = (pick(taps(past, w, delays, T))                                               # sum_d D_d Lap_d(u)
+                  + ssm                                                                        # SSM(u)
+                  + pick(R)                                                                    # R(u)
+                  + alpha[0] * pump                                                            # alpha h
+                  + alpha[1] * self.local(pick(taps(past, window, range(c.local_window), T))))    # W_loc A(u)
             if c.longconv:
-                heads = [taps(x, w, range(len(w)), T) for x, w in zip(past.chunk(4, 2), self.longconv)]
-                du = du + self.mix(pick(torch.cat(heads, 2), live))
-            new = rms_norm(torch.addcmul(v, self.drop(du), dt))
-            log["gate"].append(g)
-            u = put(u, new, live)
-            if c.w_eq if self.training else c.epsilon:
-                tau = (new - v).abs().mean(-1) / (v.abs().mean(-1) + 1e-8)
-                log["tau"].append(tau)
+                heads = [taps(x, f, range(len(f)), T) for x, f in zip(past.chunk(4, 2), self.longconv)]
+                du = du + self.mix(pick(torch.cat(heads, 2)))
+            new = rms_norm(torch.addcmul(v, dt, self.drop(du)))  # RMSNorm(u + s dt du/dt)
+
+            if log is not None:
+                log.append((v, new, g))
+            u, h, steps = put(u, new), put(h, pump), put(steps, pick(steps) + 1)
             if c.epsilon and not self.training:
-                calm = torch.where(tau.flatten() < c.epsilon, calm + 1, 0)
-                moves = (calm < c.patience) | (k + 1 < c.min_steps)
-                live = (torch.arange(len(steps), device=u.device) if live is None else live)[moves]
-                calm = calm[moves]
-        log["steps"].append(steps.view(u.shape[:2]))
-        return u, h
+                calm = put(calm, torch.where(turbulence(v, new) < c.epsilon, pick(calm) + 1, 0))
+                if k + 1 >= c.min_steps:
+                    live = (calm < c.patience).flatten().nonzero().squeeze(1)                  # (n,)
+                    live = None if len(live) == calm.numel() else live
+        return u, h, steps[..., 0]
 
 
 class Model(nn.Module):
@@ -494,33 +478,34 @@ class Model(nn.Module):
             elif name.endswith("weight"):
                 nn.init.normal_(p, std=0.01 if name == "wte.weight" else 0.5 * p.shape[1] ** -0.5)
 
-    def start(self, idx, n=0):                                   # (B, T), n tokens before -> u (B, T, C)
-        c, u = self.config, rms_norm(self.wte(idx))
-        return u + c.position * positions(n, idx.shape[1], c.n_embd, idx.device).to(u.dtype) if c.position else u
+    def start(self, idx, n=0):                                   # (B, T), n tokens before -> 2 x (B, T, C), (T, 1)
+        """What enters the first layer: u, an empty reservoir h, and how many tokens each position has seen."""
+        c, T, u = self.config, idx.shape[1], rms_norm(self.wte(idx))
+        if c.position:
+            u = u + c.position * positions(n, T, c.n_embd, u.device).to(u.dtype)
+        return u, torch.zeros_like(u), torch.arange(n + 1, n + 1 + T, device=u.device, dtype=u.dtype)[:, None]
 
     def forward(self, idx, targets=None, state=None):            # (B, T) -> logits (B, T, V), loss or None
         """`state`: a dict, empty at the start of a stream. It is filled; pass it again with the next tokens."""
-        c, T, n = self.config, idx.shape[1], 0 if state is None else state.get("n", 0)
-        u, log = self.start(idx, n), {"tau": [], "gate": [], "steps": []}
-        h = torch.zeros_like(u)
+        c, state, log, steps = self.config, {} if state is None else state, [] if self.training else None, []
+        n = state.get("n", 0)
+        u, h, count = self.start(idx, n)
         for l, block in enumerate(self.blocks):
-            u, h = block(u, h, n, None if state is None else state.setdefault(l, {}), log)
-        if state is not None:
-            state["n"] = n + T
-        self.steps = torch.stack(log["steps"])                               # (n_layer, B, T), what each token took
+            u, h, taken = block(u, h, count, state.setdefault(l, {}), log)
+            steps.append(taken)
+        state["n"] = n + idx.shape[1]
+        self.steps = torch.stack(steps)                                      # (n_layer, B, T), what each token took
         logits = F.linear(u, self.wte.weight)                                # u is normalised already
         if targets is None:
             return logits, None
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         if self.training:
             ramp = min(1.0, 10 * self.progress)                              # the seed's curriculum
-            if log["tau"]:
-                loss = loss + c.w_eq * ramp * sum(tau.mean() for tau in log["tau"]) / len(log["tau"])
-            if c.w_grad and T > 2:
+            for u_k, new, gate in log:
+                loss = loss + c.w_eq / len(log) * ramp * turbulence(u_k, new).mean()
+                loss = loss + c.w_gate / len(log) * F.relu((gate - 0.5).abs() - 0.3).mean()
+            if idx.shape[1] > 2:
                 loss = loss + c.w_grad * ramp * u.diff(n=2, dim=1).abs().mean()
-            if c.w_gate:
-                outside = [(F.relu(0.2 - g) + F.relu(g - 0.8)).mean() for g in log["gate"]]
-                loss = loss + c.w_gate * sum(outside) / len(outside)
         return logits, loss
 
 
@@ -533,65 +518,62 @@ def gain(w, D, kind="seed"):                                     # (n,) radians 
 
 
 @torch.inference_mode()
-def waves(model, idx, n_steps, epsilon):                         # (1, T) -> u (L, n_steps + 1, T, C), steps (L, T)
-    """Let each layer run for n_steps Euler steps, however many it was trained for; epsilon only counts the steps."""
-    u, out, log = model.start(idx), [], {"tau": [], "gate": [], "steps": []}
-    h = torch.zeros_like(u)
+def waves(model, idx, n_steps):                                  # (1, T) -> u (L, n_steps + 1, T, C)
+    """Let each layer run for n_steps Euler steps, however many it was trained for, while no token halts."""
+    (u, h, count), c, out = model.start(idx), model.config, []
     for block in model.blocks:
-        trained, states = block.config, [u]
-        configs = [replace(trained, n_steps=k, epsilon=0.0) for k in range(1, n_steps + 1)]
-        for block.config in (*configs, replace(configs[-1], epsilon=epsilon, patience=1, min_steps=1), trained):
-            after = block(u, h, 0, None, log)
-            states.append(after[0])
-        u, h = after
-        out.append(torch.cat(states[:-2]))
-    steps = torch.cat(log["steps"][n_steps::n_steps + 2])
-    return torch.stack(out).float().cpu().numpy(), steps.cpu().numpy()
+        block.config, log = replace(c, n_steps=n_steps, epsilon=0.0), []
+        block(u, h, count, {}, log)
+        out.append(torch.cat((u, *(new for _, new, _ in log))))
+        block.config = c
+        u, h, _ = block(u, h, count, {})
+    return torch.stack(out).float().cpu()
 
 
 def portrait(model, tokens, path):
     """|u| over tokens and Euler steps, the steps each token needs, turbulence against steps, what diffusion filters."""
     from matplotlib.figure import Figure
-    model.eval()
-    c, K, colours = model.config, 12, "#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9".split()
+    c, K, colours = model.eval().config, 12, "#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9".split()
     idx = torch.as_tensor(np.asarray(tokens[:96]).astype(np.int64), device=model.wte.weight.device)[None]
-    u, _ = waves(model, idx, K, 0.0)
-    tau, L = abs(np.diff(u, axis=1)).mean(-1) / abs(u[:, :-1]).mean(-1), len(u)                # (L, K, T)
+    u = waves(model, idx, K)
+    tau, u, L = turbulence(u[:, :-1], u[:, 1:])[..., 0].numpy(), u.abs().numpy(), len(u)       # (L, K, T)
     epsilon = c.epsilon or float(np.median(tau[:, 3]))
-    fig = Figure(figsize=(13, 7.4), layout="constrained")
-    grid = fig.add_gridspec(3, 2, height_ratios=(1, 0.6, 1.3))
-    for i, l in enumerate((0, L - 1)):
-        a, channel = fig.add_subplot(grid[0, i]), abs(u[l, -1] - u[l, 0]).mean(0).argmax()
-        field = abs(u[l, :, :, channel])
-        image = a.imshow(field, aspect="auto", cmap="cividis", origin="lower", interpolation="nearest")
-        fig.colorbar(image, ax=a, pad=0.01)
-        a.axhline(c.n_steps + 0.5, color="white", ls="--")
-        a.set(title=f"Turing waves in layer {l}: |u| of channel {channel}", xlabel="token", ylabel="Euler step",
-              yticks=range(0, K + 1, 4))
-    a = fig.add_subplot(grid[1, :])
-    steps = waves(model, idx, K, epsilon)[1]
-    image = a.imshow(steps, aspect="auto", cmap="viridis", interpolation="nearest", vmin=1, vmax=K)
-    fig.colorbar(image, ax=a, pad=0.01, ticks=range(2, K + 1, 5))
-    a.set(title=f"Steps until a token is calm: turbulence below epsilon = {epsilon:.2g}", xlabel="token",
-          ylabel="layer", yticks=range(L))
-    a, b = (fig.add_subplot(grid[2, i]) for i in range(2))
-    w = np.linspace(0.005, math.pi, 600)
+    steps = np.where((tau < epsilon).any(1), (tau < epsilon).argmax(1) + 1, K)                 # (L, T)
+    fig, look = Figure(figsize=(13, 7.6), layout="constrained"), dict(aspect="auto", interpolation="nearest")
+    places = [["first", "last"], ["steps", "steps"], ["tau", "gain"]]
+    ax = fig.subplot_mosaic(places, gridspec_kw=dict(height_ratios=(1, 0.6, 1.3)))
+    for place, l in (("first", 0), ("last", L - 1)):
+        channel = abs(u[l, -1] - u[l, 0]).mean(0).argmax()
+        ax[place].imshow(u[l, :, :, channel], cmap="cividis", origin="lower", **look)
+        ax[place].axhline(c.n_steps + 0.5, color="white", ls="--")
+        ax[place].set(title=f"Turing waves in layer {l}: |u| of channel {channel}, which moves most", xlabel="token",
+                      ylabel="Euler step", yticks=range(0, K + 1, 4))
+    ax["steps"].imshow(steps, cmap="viridis", vmin=1, vmax=K, **look)
+    ax["steps"].set(title=f"Steps until a token is calm: turbulence below epsilon = {epsilon:.2g} ({K}: or never)",
+                    xlabel="token", ylabel="layer", yticks=range(L))
+    for place in ("first", "last", "steps"):
+        fig.colorbar(ax[place].images[0], ax=ax[place], pad=0.01)
+    w = np.linspace(0, math.pi, 600)
     for l, (block, colour) in enumerate(zip(model.blocks, colours * L)):
         low, mid, high = np.quantile(tau[l], (0.1, 0.5, 0.9), axis=1)
-        a.plot(range(1, K + 1), mid, "o-", ms=4, color=colour, label=f"layer {l}")
-        a.fill_between(range(1, K + 1), low, high, color=colour, alpha=0.15, lw=0)
+        ax["tau"].semilogy(range(1, K + 1), mid, "o-", ms=4, color=colour, label=f"layer {l}")
+        ax["tau"].fill_between(range(1, K + 1), low, high, color=colour, alpha=0.15, lw=0)
         D, dt = F.softplus(block.diff).detach().float().mean(1).cpu().numpy(), block.step().item()
-        b.plot(w, abs(1 + dt * gain(w, D, c.laplacian)), color=colour,
-               label=f"layer {l}: D = {D[0]:.2f}, {D[1]:.2f}, {D[2]:.2f}; s dt = {dt:.2f}")
-    a.axhline(epsilon, color="black", ls=":", label="epsilon")
-    a.axvline(c.n_steps, color="#777777", ls="--", label="steps in training")
-    a.set(title="Turbulence: median, and 10% to 90% of the tokens", xlabel="Euler step", ylabel="mean |du| / mean |u|",
-          yscale="log")
-    b.axhline(1, color="black", lw=0.8)
-    b.set(title=f"What diffusion does in one step, laplacian={c.laplacian}", xlabel="frequency (radians per token)",
-          ylabel="gain |1 + s dt sum D Lap|", xticks=[0, math.pi / 2, math.pi], xticklabels=["0", "π/2", "π"])
-    for axes in (a, b):
-        axes.legend(fontsize=8, loc="upper right" if axes is a else "best")
+        label = f"layer {l}: D = {D[0]:.2f}, {D[1]:.2f}, {D[2]:.2f}; s dt = {dt:.2f}"
+        ax["gain"].plot(w, abs(1 + dt * gain(w, D, c.laplacian)), color=colour, label=label)
+    ax["tau"].axhline(epsilon, color="black", ls=":", label="epsilon")
+    ax["tau"].axvline(c.n_steps, color="0.45", ls="--", label="steps in training")
+    ax["tau"].set(title="Turbulence: median, and 10% to 90% of the tokens", xlabel="Euler step", xlim=(0.8, K + 3),
+                  ylabel="mean |du| / mean |u|", xticks=range(2, K + 1, 2))
+    ax["tau"].yaxis.get_major_locator().set_params(subs=(1, 2, 5))
+    ax["tau"].yaxis.set_major_formatter("{x:g}")
+    ax["tau"].yaxis.set_minor_formatter("")
+    ax["gain"].axhline(1, color="black", lw=0.8)
+    ax["gain"].set(title=f"What diffusion does in one step, laplacian={c.laplacian}", ylim=(0, None),
+                   xlabel="frequency (radians per token)", ylabel="gain |1 + s dt sum D Lap|",
+                   xticks=[0, math.pi / 2, math.pi], xticklabels=["0", "π/2", "π"])
+    for place in ("tau", "gain"):
+        ax[place].legend(fontsize=8)
     fig.suptitle("FluidLM: text as a reaction-diffusion fluid. Dashed: the steps in training; beyond, it runs on")
     fig.savefig(path, dpi=110)
 
@@ -609,21 +591,6 @@ def table(model):
     return here
 
 
-def learn(config, steps):                                        # -> Model, tokens
-    """Train a small fluid on the text of this file."""
-    torch.manual_seed(0)
-    with open(__file__, encoding="utf-8") as file:
-        tokens, model = torch.tensor([min(ord(c), 127) for c in file.read()]), Model(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), fused=True)
-    for step in range(steps):
-        at = torch.randint(len(tokens) - 64, (16, 1)) + torch.arange(65)
-        model.progress = step / steps
-        optimizer.zero_grad()
-        model(tokens[at[:, :-1]], tokens[at[:, 1:]])[1].backward()
-        optimizer.step()
-    return model.eval(), tokens
-
-
 @torch.inference_mode()
 def self_check():
     """Print every claim of this file with its measured number and its bound; True if all hold."""
@@ -639,68 +606,62 @@ def self_check():
     draw = lambda *shape: rng.normal(size=shape)
     args = [draw(2, 70, 6), rng.uniform(0.01, 1, (2, 70, 6)), -rng.uniform(0.5, 4, (6, 3)), draw(2, 70, 3),
             draw(2, 70, 3), draw(6), draw(2, 3, 6)]
-    weights, worst = (draw(2, 70, 6), draw(2, 3, 6)), 0.0
     ref, fast = selective_scan_ref(*args), selective_scan(*map(torch.tensor, args))
     check("selective scan: torch against the loop", max(abs(f.numpy() - r).max() for f, r in zip(fast, ref)), 1e-12)
-    with torch.inference_mode(False), torch.enable_grad():
-        leaves = [torch.tensor(v, requires_grad=True) for v in args]
-        sum((torch.tensor(v) * f).sum() for v, f in zip(weights, selective_scan(*leaves))).backward()
-    for i, leaf in enumerate(leaves):                            # the slope of the NumPy loop along a random line
-        way = draw(*leaf.shape)
-        ends = [selective_scan_ref(*args[:i], args[i] + e * way, *args[i + 1:]) for e in (1e-5, -1e-5)]
-        slope = sum((v * (up - down)).sum() / 2e-5 for v, up, down in zip(weights, *ends))
-        worst = max(worst, abs((leaf.grad.numpy() * way).sum() / slope - 1))
-    check("selective scan: seven gradients against differences, relative", worst, 1e-7)
     dt, ones = torch.logspace(-4, math.log10(20), 256)[None, :, None], torch.ones(1, 256, 16)
     wild = selective_scan(ones[..., :1], dt, -torch.arange(1, 17.0)[None], ones, ones, torch.ones(1))
     check("dt from 1e-4 to 20: numbers that are not finite", sum((~v.isfinite()).sum().item() for v in wild), 0)
 
-    D, t = np.array([[0.15], [0.10], [0.08]]), np.arange(80.0)
-
-    def lap(x, kind="seed"):                                     # (T,) -> (T, 1)
-        return taps(F.pad(torch.tensor(x)[None, :, None], (0, 0, 32, 0)), *stencil(torch.tensor(D), kind), 80)[0]
-
-    check("Laplacian of a constant and of a ramp, behind the edge", lap(1 + 0.3 * t)[32:].abs().max().item(), 1e-12)
-    x, worst = draw(80), [0.0, 0.0]
+    D, x, t = np.array([[0.15], [0.10], [0.08]]), draw(80, 1), np.arange(80.0)[:, None]
+    lap = lambda x, kind="seed": taps(F.pad(torch.tensor(x)[None], (0, 0, 32, 0)), *stencil(torch.tensor(D), kind),
+                                      len(x))[0].numpy()
+    check("Laplacian of a constant and of a ramp, behind the edge", abs(lap(1 + 0.3 * t)[32:]).max(), 1e-12)
     for kind in ("upwind", "seed"):
-        worst[0] = max(worst[0], abs(lap(x, kind).numpy() - laplacian_ref(x[:, None], D, kind)).max())
-        for w in np.linspace(0.05, math.pi, 32):
-            measured = torch.complex(lap(np.cos(w * t), kind), lap(np.sin(w * t), kind))[-1].item() / np.exp(79j * w)
-            worst[1] = max(worst[1], abs(measured - gain(np.array([w]), D, kind)[0, 0]))
-    check("Laplacian: torch against the loop, both kinds", worst[0], 1e-12)
-    check("Bode: measured response against the closed forms in `gain`", worst[1], 1e-12)
+        check(f"Laplacian, {kind}: torch against the loop", abs(lap(x, kind) - laplacian_ref(x, D, kind)).max(), 1e-12)
+        bode = np.fft.fft(lap(1.0 * (t == 0), kind)[:, 0])       # of the response to an impulse
+        error = abs(bode - gain(2 * math.pi * t[:, 0] / 80, D, kind)[:, 0]).max()
+        check(f"Bode, {kind}: measured response against the closed form in `gain`", error, 1e-12)
     pump = [draw(9, 4), draw(9, 4), draw(9, 4), draw(4, 4), draw(4, 4), draw(4)]
     error = abs(pump_ref(*pump) - pump_ref(*pump, causal=False))[-1].max()
     check("the causal pump at the last token is the seed's", error, 1e-12)
 
     idx = torch.randint(50, (2, 40), generator=torch.Generator().manual_seed(1))
     edited = torch.cat((idx[:, :20], idx[:, 20:].flip(1)), 1)
-    for name, more in (("", dict(n_steps=2, longconv=True, position=1.0)), (", halting", dict(n_steps=6, epsilon=0.25)),
-                       (", pump=broadcast", dict(pump="broadcast"))):
+    largest = lambda gap: gap[:, :20].abs().max()
+    for name, options in (("", dict(n_steps=2, longconv=True, position=1.0)),
+                          (", halting", dict(n_steps=6, epsilon=0.25))):
         torch.manual_seed(0)
-        model = Model(Config(vocab_size=50, n_layer=2, n_embd=16, **more)).double().eval()
+        model, state = Model(Config(vocab_size=50, n_layer=2, n_embd=16, **options)).double().eval(), {}
         for p in model.parameters():                             # zero-initialised projections would hide mistakes
             p.add_(0.1 * torch.randn_like(p))
-        logits, edit = model(idx)[0], (model(edited)[0] - model(idx)[0])[:, :20].abs().max().item()
-        if "broadcast" in name:
-            check("the seed's pump sees the future: later tokens move earlier logits", edit, 1e-4, ">=")
-            break
-        steps, params = model.steps.mean().item(), {k: v.numpy() for k, v in model.state_dict().items()}
-        ref = forward_ref(params, idx.numpy(), model.config)
-        error = abs(logits.numpy() - ref).max() / abs(ref).max()
-        check(f"whole model{name}: torch against NumPy, relative", error, 1e-10)
-        check(f"causality{name}: later tokens move earlier logits by", edit, 1e-12)
-        edit = (model(idx[:, :20])[0] - logits[:, :20]).abs().max().item()
-        check(f"causality{name}: so does the length", edit, 1e-12)
-        state = {}
+        logits, steps = model(idx)[0], model.steps.mean().item()
+        params = {k: v.numpy() for k, v in model.state_dict().items()}
+        gap = logits.numpy() - (ref := forward_ref(params, idx.numpy(), model.config))
         stream = torch.cat([model(chunk, state=state)[0] for chunk in idx.split((1, 1, 5, 20, 1, 12), 1)], 1)
-        check(f"a stream in chunks{name} against one shot", (stream - logits).abs().max().item(), 1e-9)
+        check(f"whole model{name}: torch against NumPy, relative", abs(gap).max() / abs(ref).max(), 1e-10)
+        check(f"causality{name}: later tokens move earlier logits by", largest(model(edited)[0] - logits), 1e-12)
+        check(f"causality{name}: so does the length", largest(model(idx[:, :20])[0] - logits[:, :20]), 1e-12)
+        check(f"a stream in chunks{name} against one shot", (stream - logits).abs().max(), 1e-9)
     check("halting: mean steps of a token in a layer, of 6", steps, 5.9)
+    model.config.pump = "broadcast"                              # the blocks share the Config
+    check("the seed's pump sees the future: it moves them by", largest(model(edited)[0] - model(idx)[0]), 1e-4, ">=")
     with torch.device("meta"):
         size = table(Model(Config(vocab_size=50257, **PRESETS["seed"])))
     check("parameters of the seed's model, millions", size, 44.2)
+
+    with open(__file__, encoding="utf-8") as file:               # train a small fluid on the text of this file
+        tokens = torch.tensor([min(ord(c), 127) for c in file.read()])
     with torch.inference_mode(False), torch.enable_grad():
-        model, tokens = learn(Config(vocab_size=128, n_layer=2, n_steps=3, n_embd=64), 120)
+        torch.manual_seed(0)
+        model = Model(Config(vocab_size=128, n_layer=2, n_steps=3, n_embd=64))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), fused=True)
+        for step in range(120):
+            batch = tokens[torch.randint(len(tokens) - 64, (16, 1)) + torch.arange(65)]
+            model.progress = step / 120
+            optimizer.zero_grad()
+            model(batch[:, :-1], batch[:, 1:])[1].backward()
+            optimizer.step()
+    model.eval()
     loss = model(tokens[None, :999], tokens[None, 1:1000])[1].item()
     check("this file, after 120 batches of it: nats per character", loss, 3.0)
     return ok, model, tokens[1000:]

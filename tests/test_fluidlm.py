@@ -212,6 +212,16 @@ def test_broadcast_pump_leaks():
         assert low <= edit <= high and low <= length <= high, f"{pump}: {edit:.1e}, {length:.1e}"
 
 
+@torch.no_grad()
+def test_broadcast_pump_streams():
+    """Token by token there is no future to see: then the seed's pump is the causal one, with all the tokens so far."""
+    idx, logits = tokens((2, 9)), {}
+    for pump in ("causal", "broadcast"):
+        model, state = awake(pump=pump), {}
+        logits[pump] = torch.cat([model(chunk, state=state)[0] for chunk in idx.split(1, 1)], 1)
+    assert (logits["broadcast"] - logits["causal"]).abs().max() < 1e-12
+
+
 HALTING = [dict(n_steps=6, epsilon=0.25), dict(n_steps=5, epsilon=0.15, patience=1, min_steps=1),
            dict(n_steps=6, epsilon=0.25, longconv=True, position=0.7, laplacian="upwind", local_window=5)]
 
