@@ -72,7 +72,8 @@ def draw(rows, s):
                        ha="center")
         labels.append(f"{schedule}, {laplacian}, {nu:.2g}" if nu else "none")
     left.set(title="viscosity of the layers", xlabel="layer", ylabel="nu", xticks=range(config.n_layer))
-    left.legend()
+    left.set_ylim(top=1.45 * s.nu)
+    left.legend(ncols=2, loc="upper center")
     right.set(title=f"{s.max_iters} iterations; dots: seeds, bar: mean", xlabel="validation loss (nats per token)",
               yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.5, -0.7))
     save_picture(fig, s.out, "viscosity.png")
