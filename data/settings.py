@@ -97,7 +97,7 @@ def advice(e):
     if isinstance(e, UserError):
         return text.replace("\n", " ")
     if name in ("MemoryError", "OutOfMemoryError") or "allocate memory" in text:
-        return "out of memory; lower batch_size, block_size or n_embd"
+        return "out of memory; lower batch_size, block_size, n_embd or whatever you raised"
     if name == "DistBackendError" or "RANK" in os.environ and re.search("gloo|peer|NCCL", text):
         return f"lost a process of the run ({first_line(e)}); go on with resume=true"
     if type(e).__module__.startswith(("torch._dynamo", "torch._inductor")):
