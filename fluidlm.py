@@ -37,6 +37,7 @@ import math
 import os
 import sys
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -62,7 +63,7 @@ class Config:
     longconv: bool = False                    # add four convolutions over 33, 65, 129 and 257 tokens
     position: float = 0.0                     # amplitude of the sinusoidal position code
     epsilon: float = 0.0                      # below this turbulence a token is calm; 0: no token halts
-    patience: int = 2                         # so many calm steps, and it halts (when not training)
+    patience: int = 2                         # so many calm steps in a row, and it halts (not in training)
     min_steps: int = 2                        # steps that every token takes
     w_eq: float = 0.01                        # weight of the turbulence in the training loss
     w_grad: float = 0.005                     # weight of the mean |second difference| of the last u
@@ -208,11 +209,9 @@ def rms_norm(x):                                                 # (..., C) -> (
     return RMSNorm.apply(x) if torch.is_grad_enabled() else F.rms_norm(x, x.shape[-1:], eps=1e-6)
 
 
-
 def recur(a, h, back=False):                                     # 2 x (n, B, S, D), h in place
     """h_t += a_t h_{t-1} for t = 1 .. n-1, or back: h_t += a_t h_{t+1} for t = n-2 .. 0."""
-    walk = lambda n: zip(range(n)[::-1 if back else 1][:-1], range(n)[::-1 if back else 1][1:])    # (from, to)
-    n = len(h)
+    n, walk = len(h), lambda n: pairwise(range(n)[::-1 if back else 1])                        # (from, to), in order
     if n % 16 or n < 64 or h[0].numel() >= 8192:
         rows, decays = h.unbind(0), a.unbind(0)
         for s, t in walk(n):
@@ -305,7 +304,7 @@ class Taps(torch.autograd.Function):
         ctx.save_for_backward(x, w)
         ctx.starts = starts = [x.shape[1] - T - d for d in delays]
         y = x.narrow(1, starts[0], T) * w[0]
-        for s, wi in zip(starts[1:], w[1:].unbind(0)):
+        for s, wi in zip(starts[1:], w[1:]):
             y.addcmul_(x.narrow(1, s, T), wi)
         return y
 
@@ -313,7 +312,7 @@ class Taps(torch.autograd.Function):
     def backward(ctx, g):
         x, w = ctx.saved_tensors
         gx, gw, T = torch.zeros_like(x), None, g.shape[1]
-        for s, wi in zip(ctx.starts, w.unbind(0)):
+        for s, wi in zip(ctx.starts, w):
             gx.narrow(1, s, T).addcmul_(g, wi)
         if ctx.needs_input_grad[1]:
             gw = torch.stack([(g * x.narrow(1, s, T)).sum((0, 1)) for s in ctx.starts])
@@ -563,15 +562,15 @@ def portrait(model, tokens, path):
         ax["gain"].plot(w, abs(1 + dt * gain(w, D, c.laplacian)), color=colour, label=label)
     ax["tau"].axhline(epsilon, color="black", ls=":", label="epsilon")
     ax["tau"].axvline(c.n_steps, color="0.45", ls="--", label="steps in training")
-    ax["tau"].set(title="Turbulence: median, and 10% to 90% of the tokens", xlabel="Euler step", xlim=(0.8, K + 3),
+    ax["tau"].set(title="Turbulence: median, and 10% to 90% of the tokens", xlabel="Euler step", xlim=(0.5, K + 4),
                   ylabel="mean |du| / mean |u|", xticks=range(2, K + 1, 2))
     ax["tau"].yaxis.get_major_locator().set_params(subs=(1, 2, 5))
     ax["tau"].yaxis.set_major_formatter("{x:g}")
     ax["tau"].yaxis.set_minor_formatter("")
     ax["gain"].axhline(1, color="black", lw=0.8)
-    ax["gain"].set(title=f"What diffusion does in one step, laplacian={c.laplacian}", ylim=(0, None),
-                   xlabel="frequency (radians per token)", ylabel="gain |1 + s dt sum D Lap|",
-                   xticks=[0, math.pi / 2, math.pi], xticklabels=["0", "π/2", "π"])
+    ax["gain"].set(title=f"What diffusion does in one step, laplacian={c.laplacian}", xticks=[0, math.pi / 2, math.pi],
+                   xticklabels=["0", "π/2", "π"], xlabel="frequency (radians per token)",
+                   ylabel="gain |1 + s dt sum D Lap|")
     for place in ("tau", "gain"):
         ax[place].legend(fontsize=8)
     fig.suptitle("FluidLM: text as a reaction-diffusion fluid. Dashed: the steps in training; beyond, it runs on")

@@ -28,7 +28,7 @@ attention made causal: the one causal doubly stochastic matrix is the identity, 
 What we changed, and why: the original sees the future (Sinkhorn after the mask; a curl fitted on neighbours in the
 batch) and its viscosity adds one number to all channels, which LayerNorm removes. Ours is causal and per channel, and
 the curl is exact: four more matrix products, no Jacobian. RoPE replaces learned positions, so streams can outrun the
-block. The rotation turns z, not LN(z): only then is the work exactly 0. Norms are RMSNorm and carry no gain.
+block. The rotation acts on z itself, so that its work is exactly 0. Norms are RMSNorm and carry no gain.
 
 Run `python hydra.py` for the proof and a picture, `python train.py model=hydra` to train it, preset=zeus for the force.
 """
@@ -210,7 +210,6 @@ def rms_norm(x):                                                 # (..., C) -> (
     return RMSNorm.apply(x) if torch.is_grad_enabled() else F.rms_norm(x, x.shape[-1:], eps=1e-6)
 
 
-
 def turns(pos, T, D, base=10000.0, device=None, dtype=torch.float32):
     """RoPE's rotations e^{i t base^(-2j/D)}, t = pos .. pos+T-1. In float64 on the CPU: exact for any t and device."""
     freq = base ** (-torch.arange(0, D, 2, dtype=torch.float64) / D)
@@ -376,7 +375,7 @@ class Model(nn.Module):
 # The physics, drawn and checked.
 
 @torch.inference_mode()
-def flow(model, idx):                                            # (1, T) -> z (4 L + 1, T, C), entropy (L, H)
+def trajectory(model, idx):                                      # (1, T) -> z (4 L + 1, T, C), entropy (L, H)
     """z from the embedding on, after each term of each layer, and the mean entropy of each head's attention weights."""
     c, T, seen, entropy = model.config, idx.shape[1], [], []
     model(idx, seen=seen)
@@ -396,7 +395,7 @@ def portrait(model, tokens, path):
     c, colours, fine = model.eval().config, "#0072B2 #D55E00 #009E73 #CC79A7".split(), 10
     T, L = min(48, len(tokens), c.block_size), c.n_layer
     idx = torch.as_tensor(np.asarray(tokens[:T]).astype(np.int64), device=model.wte.weight.device)[None]
-    z, entropy = flow(model, idx)
+    z, entropy = trajectory(model, idx)
     unit = z / np.linalg.norm(z, axis=-1, keepdims=True)
     _, s, axes = np.linalg.svd(unit.reshape(-1, c.n_embd), full_matrices=False)                # the main directions
     part = np.arange(fine)[:, None, None] / fine
@@ -424,6 +423,7 @@ def portrait(model, tokens, path):
                   f"directions: {(s[:3] ** 2).sum() / (s ** 2).sum():.0%} of |z|²")
     fig.colorbar(dots, ax=ball, shrink=0.6, location="left", label="position in the text")
     size = (np.linalg.norm(np.diff(z, axis=0), axis=-1) / np.linalg.norm(z[:-1], axis=-1)).mean(1)         # (4 L,)
+    top = 20 * size.max() or 1.0                                 # room for the legend
     size[size == 0] = np.nan                                     # a term that is off has no dot
     for i, term in enumerate(("pressure", "rotation", "viscosity", "Lorentz")):
         if np.isfinite(size[i::4]).any():
@@ -436,7 +436,7 @@ def portrait(model, tokens, path):
         d.plot(w, abs(1 - c.nu_at(l) + c.nu_at(l) * np.exp(-1j * w)), color=colormaps["cividis"](l / L),
                label=f"upwind, layer {l}" if l in (0, L - 1) else None)
     d.plot(w, abs(1 + c.nu * (1 - np.exp(-1j * w)) ** 2), "--", color=colours[1], label=f"seed stencil, nu = {c.nu:g}")
-    a.set(title="Size of each term, |dz| / |z|", xlabel="layer", xticks=layers, ylim=(None, np.nanmax(size) * 20))
+    a.set(title="Size of each term, |dz| / |z|", xlabel="layer", xticks=layers, ylim=(None, top))
     a.yaxis.set_major_formatter("{x:g}")
     b.set(title="Entropy of the attention (nats)", xlabel="layer", xticks=layers, ylim=(0, 1.1 * math.log(T)))
     d.set(title="Viscosity is a filter: its gain", xlabel="frequency (radians per token)", ylim=(0, None),
