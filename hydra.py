@@ -423,7 +423,8 @@ def portrait(model, tokens, path):
                   f"directions: {(s[:3] ** 2).sum() / (s ** 2).sum():.0%} of |z|²")
     fig.colorbar(dots, ax=ball, shrink=0.6, location="left", label="position in the text")
     size = (np.linalg.norm(np.diff(z, axis=0), axis=-1) / np.linalg.norm(z[:-1], axis=-1)).mean(1)         # (4 L,)
-    top, size[size == 0] = 20 * size.max() or 1.0, np.nan        # a term that is off has no dot
+    top = 20 * size.max() or 1.0                                 # room for the legend
+    size[size == 0] = np.nan                                     # a term that is off has no dot
     for i, term in enumerate(("pressure", "rotation", "viscosity", "Lorentz")):
         if np.isfinite(size[i::4]).any():
             a.semilogy(layers, size[i::4], "o-", color=colours[i], label=term)

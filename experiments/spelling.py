@@ -111,8 +111,8 @@ def main():
             ax[0].annotate(f"{np.mean(of(key, 1)):.1%}", (k + 0.4 * i, max(of(key, 1))), xytext=(0, 6), ha="center",
                            textcoords="offset points", fontsize=9)
             ax[0].plot(np.full(s.seeds, k + 0.4 * i), of(key, 1), "k.", ms=6)
-    ax[0].set(title=f"share of the text after {s.iters} iterations (dots: seeds)", ylim=(0, 1.25), xticks=np.arange(4) + 0.2,
-              xticklabels=LABELS)
+    ax[0].set(title=f"share of the text after {s.iters} iterations (dots: seeds)", ylim=(0, 1.25),
+              xticks=np.arange(4) + 0.2, xticklabels=LABELS)
     ax[1].set(title="largest rise of the training loss", xlabel="learning rate, in units of the default", ylabel="nats",
               xticks=(1.1, 3.1), xticklabels=("1", "3"), xlim=(0.5, 3.7), ylim=(0, None))
     for a in ax:
