@@ -4,8 +4,8 @@ Ten things to change and watch: what does one setting do to what a model learns,
 Every change is one key=value of `train.py`. Each is trained for the same iterations, on the same batches, as its model
 with its defaults; the table shows both validation losses, the picture their difference.
 
-    python experiments/changes.py                  a few minutes on two cores: 40 iterations each
-    python experiments/changes.py full=true        200 iterations; resume=true goes on
+    python experiments/changes.py                  about a minute on two cores: 20 iterations each
+    python experiments/changes.py full=true        60 iterations; resume=true goes on
 """
 import sys
 import tempfile
@@ -29,8 +29,8 @@ COLUMNS = "change dataset iters small train_loss val_loss".split()
 @dataclass
 class Settings:
     out: str = "assets"             # folder of changes.csv and changes.png
-    full: bool = False              # 200 iterations
-    iters: int = 40                 # iterations of each run
+    full: bool = False              # 60 iterations
+    iters: int = 20                 # iterations of each run
     dataset: str = "plays"          # the text
     small: bool = False             # tiny models, to try the script out
     resume: bool = False            # keep what changes.csv already holds
@@ -51,7 +51,7 @@ def work(change, dataset, iters, small):
 
 
 def main():
-    s = read_settings(Settings, dict(iters=200))
+    s = read_settings(Settings, dict(iters=60))
     ensure_dataset(s.dataset, train.ROOT / "data", Path("out/data"))
     models = sorted({change.split()[0] for change in CHANGES})
     rows = collect(Path(s.out, "changes.csv"), COLUMNS, work,

@@ -7,7 +7,7 @@ time per token in a stream, and the rank correlation between the steps a token t
 computation, with a 95% interval from resampling whole windows of text (tokens of one window are not independent).
 
     python experiments/halting.py                  about two minutes on two cores: a model trained for one minute
-    python experiments/halting.py full=true        trained for six minutes, four times the text
+    python experiments/halting.py full=true        trained for four minutes, four times the text
     python experiments/halting.py ckpt=out/fluidlm/ckpt.pt      a model of your own with several Euler steps
 """
 import sys
@@ -34,7 +34,7 @@ COLUMNS = ("epsilon n_layer n_steps mean_steps share_of_steps val_loss loss_paid
 @dataclass
 class Settings:
     out: str = "assets"             # folder of halting.csv and halting.png
-    full: bool = False              # six minutes of training, 128 windows
+    full: bool = False              # four minutes of training, 128 windows
     ckpt: str = ""                  # a trained model; empty: train one
     dataset: str = "plays"          # the text
     minutes: float = 1.0            # training, if there is no ckpt
@@ -112,7 +112,7 @@ def draw(rows, steps, loss):
 
 
 def main():
-    s = read_settings(Settings, dict(minutes=6.0, windows=128))
+    s = read_settings(Settings, dict(minutes=4.0, windows=128))
     if s.ckpt:
         model, data = train.build(ckpt := load_checkpoint(s.ckpt), s.ckpt)[0].eval(), None
         data = load_dataset(ensure_dataset(ckpt["train"]["dataset"], train.ROOT / "data", Path("out/data")))

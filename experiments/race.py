@@ -4,7 +4,7 @@ Every model at its defaults, same batches: for so many CPU-seconds (evaluations 
 Then bits per byte on the whole validation text, speed of generation and state size after 1,000 tokens, and the leak of
 later tokens into earlier logits (float64). The baseline is momentum with gamma = 0, a plain RoPE transformer.
 
-    python experiments/race.py                     about six minutes on two cores: one seed, 30 seconds each
+    python experiments/race.py                     about three minutes on two cores: one seed, 15 seconds each
     python experiments/race.py full=true           three seeds, 180 seconds; resume=true goes on
 """
 import sys
@@ -33,15 +33,15 @@ class Settings:
     out: str = "assets"             # folder of race.csv and race.png
     full: bool = False              # three seeds, three minutes
     seeds: int = 1                  # runs per model and budget
-    minutes: float = 0.5            # CPU-minutes of each run of the first kind
-    max_iters: int = 100            # iterations of each run of the second kind
+    minutes: float = 0.25           # CPU-minutes of each run of the first kind
+    max_iters: int = 40             # iterations of each run of the second kind
     dataset: str = "plays"          # the text
     models: str = ",".join(ENTRANTS)        # who runs
     small: bool = False             # tiny models, to try the script out
     resume: bool = False            # keep what race.csv already holds
 
 
-FULL = dict(seeds=3, minutes=3.0)
+FULL = dict(seeds=3, minutes=3.0, max_iters=100)
 
 
 def causality_leak(model, idx):                                  # (1, T) -> float

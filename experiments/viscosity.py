@@ -6,7 +6,7 @@ and rising are trained on the same batches, for the same tokens, with the upwind
 the seed's stencil, which sharpens, and with a third of the viscosity. Constant takes nu/2: with that, all three
 schedules have the same total viscosity.
 
-    python experiments/viscosity.py                about three minutes on two cores: three seeds, 40 iterations each
+    python experiments/viscosity.py                about a minute on two cores: three seeds, 25 iterations each
     python experiments/viscosity.py full=true      300 iterations; resume=true goes on
 """
 import sys
@@ -30,7 +30,7 @@ class Settings:
     out: str = "assets"             # folder of viscosity.csv and viscosity.png
     full: bool = False              # 300 iterations
     seeds: int = 3                  # runs per row
-    max_iters: int = 40             # iterations of each run
+    max_iters: int = 25             # iterations of each run
     nu: float = 0.3                 # the largest viscosity
     dataset: str = "plays"          # the text
     small: bool = False             # tiny models, to try the script out
