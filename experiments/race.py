@@ -88,9 +88,10 @@ def table(rows):
     for m in dict.fromkeys(r["model"] for r in final):
         of = lambda key, budget="seconds": np.array([r[key] for r in final if (r["model"], r["budget"]) == (m, budget)])
         spread = lambda x: f"{x.mean():.3f}" + (f" ± {x.std(ddof=1):.3f}" if len(x) > 1 else "")
+        generated = np.median([*of("generated_per_s"), *of("generated_per_s", "tokens")])
         lines.append(f"| {m} | {of('parameters')[0]:,.0f} | {of('tokens_per_s').mean():,.0f} "
                      f"| {spread(of('val_loss'))} | {of('bits_per_byte').mean():.3f} "
-                     f"| {spread(of('val_loss', 'tokens'))} | {of('generated_per_s').mean():,.0f} "
+                     f"| {spread(of('val_loss', 'tokens'))} | {generated:,.0f} "
                      f"| {of('state_bytes').mean() / 1024:,.0f} KiB | {max(*of('leak'), *of('leak', 'tokens')):.0e} |")
     return lines
 
