@@ -84,13 +84,13 @@ def evaluate(model, x, y, epsilon):
     return torch.cat(loss).double().numpy(), torch.cat(steps).double().numpy(), ms
 
 
-def draw(rows, steps, loss):
+def draw(rows, epsilon, steps, loss):
     from matplotlib.figure import Figure
     fig = Figure(figsize=(13, 4.4), layout="constrained")
     cost, follows, levels = fig.subplots(1, 3)
     eps = [row[0] for row in rows]
     cost.plot([row[3] for row in rows], [row[5] for row in rows], "o-", color=COLOURS[0])
-    shown, apart = [], 0.04 * (rows[0][3] - rows[-1][3]) or 1.0
+    shown, apart = [], 0.1 * (rows[0][3] - rows[-1][3]) or 1.0
     for row in rows:
         if all(abs(row[3] - x) > apart for x in shown):          # no label on top of another
             shown.append(row[3])
@@ -98,7 +98,8 @@ def draw(rows, steps, loss):
     cost.set(title="What halting saves and costs (labels: epsilon)", xlabel="mean Euler steps of a token in a layer",
              ylabel="validation loss (nats per token)")
     r, low, high = (np.array([row[i] for row in rows], float) for i in (8, 9, 10))
-    follows.errorbar(eps, r, (r - low, high - r), fmt="o-", color=COLOURS[1], capsize=3)
+    follows.plot(eps, r, "o-", color=COLOURS[1])
+    follows.vlines(eps, low, high, color=COLOURS[1])
     follows.axhline(0, color="black", lw=0.8)
     follows.set(title="Do hard tokens compute longer?", xlabel="epsilon",
                 ylabel="rank correlation of steps and loss, 95%")
@@ -106,7 +107,7 @@ def draw(rows, steps, loss):
     x = x[count >= 20] if (count >= 20).any() else x
     y, error = zip(*((v.mean(), 1.96 * v.std() / len(v) ** 0.5) for v in (loss[steps == n] for n in x)))
     levels.errorbar(x, y, error, fmt="o-", color=COLOURS[2], capsize=3)
-    levels.set(title="Tokens by their steps", xlabel="Euler steps, mean of the layers",
+    levels.set(title=f"Tokens by their steps, epsilon = {epsilon:g}", xlabel="Euler steps, mean of the layers",
                ylabel="mean loss of the full computation")
     return fig
 
@@ -130,14 +131,14 @@ def main():
     for epsilon in sorted({0.0, *(train.convert("epsilons", e, float) for e in s.epsilons.split(","))}):
         loss, steps, ms = evaluate(model, x, y, epsilon)
         r = spearman(steps, full, s.draws, rng) if np.ptp(steps) else [float("nan")] * 3
-        if shown[1] is None or abs(r[0]) > abs(shown[0]):
-            shown = r[0], steps
+        if shown[1] is None or np.ptp(steps) and 0.5 * model.config.n_steps < steps.mean():
+            shown = epsilon, steps                               # the largest epsilon that leaves half of the steps
         c, mean = model.config, float(steps.mean())
         rows.append([epsilon, c.n_layer, c.n_steps, mean, mean / c.n_steps, float(loss.mean()),
                      float(loss.mean() - full.mean()), ms, *map(float, r), loss.size])
         print(f"{epsilon:7g} {mean:6.2f} {loss.mean():6.4f} {ms:8.2f} {r[0]:9.3f} [{r[1]:.3f}, {r[2]:.3f}]", flush=True)
     write_csv(Path(s.out, "halting.csv"), COLUMNS, rows)
-    save_picture(draw(rows, shown[1], full), s.out, "halting.png")
+    save_picture(draw(rows, *shown, full), s.out, "halting.png")
 
 
 if __name__ == "__main__":
