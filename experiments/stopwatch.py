@@ -37,8 +37,8 @@ def shares(call, rounds):                                        # -> matrix pro
     return total / total.sum()
 
 
-def peak(make, n):                                               # function of the length that makes a call -> MiB
-    """Memory that make(n)() takes at its peak, in a forked copy of this process."""
+def peak(make, n, warm=None):                                    # function of the length that makes a call -> MiB
+    """Memory that make(n)() takes at its peak, in a forked copy of this process, after warm(64)() or make(64)()."""
     if not hasattr(os, "fork"):
         return math.nan
     import resource
@@ -47,7 +47,7 @@ def peak(make, n):                                               # function of t
     child = os.fork()
     if not child:
         try:
-            make(min(n, 64))()
+            (warm or make)(min(n, 64))()
             call, before = make(n), used()
             call()
             os.write(write, str(used() - before).encode())
