@@ -22,9 +22,8 @@ from train import ensure_dataset, guard, load_model
 
 TRIED = {
     "hydra": ["n_embd=208", "zeus=true"],
-    "momentum": ["shear=k", "n_embd=160", "optimizer=adamw lr=2e-3"],
+    "momentum": ["optimizer=adamw lr=2e-3"],
     "wavefield": ["init=seed"],
-    "fluidlm": ["laplacian=seed"],
     "advection_glu": ["pre_ln=false"],
 }
 COLUMNS = "model change minutes seed dataset small iter parameters tokens_per_s val_loss".split()

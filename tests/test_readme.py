@@ -16,12 +16,12 @@ def experiments(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "experiments")
 
 
-def pick(name, key, **where):
+def pick(table, key, **where):
     """One column of a table in assets/, of the rows where other columns have these values."""
     import common
-    rows = common.read_csv(ROOT / f"assets/{name}.csv")
+    rows = common.read_csv(ROOT / f"assets/{table}.csv")
     rows = [r[key] for r in rows if all(r[k] == v for k, v in where.items())]
-    assert rows, f"assets/{name}.csv has no row with {where}"
+    assert rows, f"assets/{table}.csv has no row with {where}"
     return np.array(rows)
 
 
@@ -63,7 +63,7 @@ def sentences():
            f"{recall(1, 'qk', 0):.2f} without")
     yield (f"keys alone do {recall(1, 'k', 1):.2f}, queries alone {recall(1, 'q', 1):.2f}; when keys and values share "
            f"one vocabulary {recall(1, 'k', 1, 'one'):.2f} against {recall(1, 'qk', 1, 'one'):.2f} for both")
-    yield (f"one layer with gamma = 1 {recall(1, 'qk', 1):.2f}; without, two layers {recall(2, 'qk', 0):.2f}, three "
+    yield (f"one layer with gamma = 1: {recall(1, 'qk', 1):.2f}; without, two layers {recall(2, 'qk', 0):.2f}, three "
            f"{recall(3, 'qk', 0):.2f}, four {recall(4, 'qk', 0):.2f}")
     yield f"at four layers gamma = 4 does {recall(4, 'qk', 4):.2f}"
     yield f"with gamma = 0.3 {both('momentum')}"
