@@ -24,7 +24,6 @@ TRIED = {
     "hydra": ["n_embd=208", "zeus=true"],
     "momentum": ["optimizer=adamw lr=2e-3"],
     "wavefield": ["init=seed"],
-    "advection_glu": ["pre_ln=false"],
 }
 COLUMNS = "model change minutes seed dataset small iter parameters tokens_per_s val_loss".split()
 
