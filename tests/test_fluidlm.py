@@ -116,8 +116,11 @@ def test_scan_keeps_little():
     """What the backward pass needs besides the inputs: a tenth of what the loop keeps, or less."""
     def kept(scan):
         inputs, sizes = [v.requires_grad_() for v in scan_inputs(256, 4, 32, 16, torch.float32)], {}
-        with torch.autograd.graph.saved_tensors_hooks(
-                lambda v: sizes.__setitem__(v.untyped_storage().data_ptr(), v.untyped_storage().nbytes()), lambda v: v):
+
+        def keep(v):
+            sizes[v.untyped_storage().data_ptr()] = v.untyped_storage().nbytes()
+            return v                                     # and so stays alive: no other tensor takes its address
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda v: v):
             y, _ = scan(*inputs)
         return sum(sizes.values()) - sum(v.numel() * 4 for v in inputs)
     assert kept(m.selective_scan) * 10 < kept(scan_loop)
