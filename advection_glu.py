@@ -172,13 +172,13 @@ class Advection(torch.autograd.Function):
     @staticmethod
     def forward(ctx, ug, s, alpha):                              # (..., 2M), (..., M) or (..., 1), () -> (..., M)
         nu = F.softplus(s)
-        ctx.save_for_backward(ug, nu, alpha)
+        ctx.save_for_backward(ug, s, nu, alpha)
         u, g = ug.chunk(2, -1)
         return (u * g).mul_(nu).mul_(-alpha)
 
     @staticmethod
     def backward(ctx, d):
-        ug, nu, alpha = ctx.saved_tensors
+        ug, s, nu, alpha = ctx.saved_tensors
         u, g = ug.chunk(2, -1)
         dug, db = torch.empty_like(ug), (d * nu).mul_(-alpha)    # db = d loss / d (u g)
         du, dg = dug.chunk(2, -1)                                # two halves of one buffer: no cat
@@ -187,8 +187,7 @@ class Advection(torch.autograd.Function):
         dnu = (d * u).mul_(g)                                    # but for the factor -alpha
         dnu = dnu if nu.shape == d.shape else dnu.sum(-1, keepdim=True)
         dalpha = -torch.dot(dnu.flatten(), nu.flatten())
-        dnu.mul_(-alpha)
-        return dug, torch.addcmul(dnu, dnu, torch.exp(-nu), value=-1), dalpha        # softplus' = 1 - e^(-softplus)
+        return dug, dnu.mul_(-alpha).mul_(torch.sigmoid(s)), dalpha                  # softplus' = sigmoid
 
 
 def rms_norm(x):                                                 # (..., C) -> (..., C)

@@ -18,7 +18,7 @@ of which layer l of L takes one Euler step per term, one after the other, with n
     w, mass         A_ts        attention weights; what key s has received so far    (B, H, T, S), (B, H, 1, S)
     fc, out         W1, b1, W2  M = P W2 silu(W1 n + b1), P = I - n n^T / (n.n)      (R, C), (R,), (C, R)
     lam             lambda      strength of the force, learned                       ()
-    state           -           sliding cache of k, v, mass; the last two z          a dict
+    state           -           sliding cache of k, v, mass; the last two z; A       a dict
 
 Source: seed "hydra", marvosyntactical/hydra (preprint announced). pressure="sinkhorn" is its doubly stochastic
 attention made causal: the one causal doubly stochastic matrix is the identity, so we divide each key by the mass it got
@@ -258,12 +258,10 @@ def skew(free, C):                                               # (C(C-1)/2,) -
     return lower - lower.T
 
 
-def rotation(z, omega, kappa, how):                              # (..., C), (C, C) -> (..., C)
-    """z + z A with A = kappa Omega, or Cayley's (I - A/2)^-1 (I + A/2) - I = (I - A/2)^-1 A."""
+def turning(omega, kappa, how):                                  # (C, C) -> (C, C)
+    """The rotation is z + z A, A = kappa Omega, or Cayley's (I - A/2)^-1 (I + A/2) - I = (I - A/2)^-1 A."""
     A = kappa * omega
-    if how == "cayley":
-        A = torch.linalg.solve(torch.eye(len(A), device=A.device, dtype=A.dtype) - A / 2, A)
-    return z + z @ A
+    return A if how == "euler" else torch.linalg.solve(torch.eye(len(A), device=A.device, dtype=A.dtype) - A / 2, A)
 
 
 def viscosity(z, nu, laplacian, last=None):                      # (B, T, C), (B, 2, C) or None -> (B, T, C)
@@ -336,7 +334,9 @@ class Step(nn.Module):
         z = z + self.drop(self.pressure(rms_norm(z), turn, state))
         seen.append(z)
         if c.kappa:
-            z = rotation(z, skew(self.free, c.n_embd), self.kappa, c.rotation)
+            A = None if torch.is_grad_enabled() else state.get("A")          # the same for all tokens of a stream
+            state["A"] = A = turning(skew(self.free, c.n_embd), self.kappa, c.rotation) if A is None else A
+            z = z + z @ A
         seen.append(z)
         if self.nu:
             z, state["z"] = viscosity(z, self.nu, c.laplacian, state.get("z"))
@@ -468,7 +468,7 @@ def self_check():
     field = rng.normal(size=(24, 16)) / 4, rng.normal(size=24), rng.normal(size=(16, 24)) / 5          # W1, b1, W2
     omega, zt = skew(torch.tensor(free), 16), torch.tensor(z)[None]
     force = lorentz(zt, *map(torch.tensor, field))
-    turned = {how: rotation(zt, omega, 0.7, how) for how in ("euler", "cayley")}
+    turned = {how: zt + zt @ turning(omega, 0.7, how) for how in ("euler", "cayley")}
     pairs = {"Sinkhorn": (causal_sinkhorn(*torch.tensor(qkv)[:, None], 16, 3)[0], causal_sinkhorn_ref(*qkv, 16, 3)),
              "Lorentz force": (force, lorentz_ref(z, *field)),
              **{how: (turned[how], rotation_ref(z, skew_ref(free, 16), 0.7, how)) for how in turned},

@@ -28,8 +28,9 @@ Source: seed "wavefield"; the public Wave Field V3.5, from its description.
 
 What we changed, and why: the stride is whole (below two cells per token V3.5's bilinear gather reads the future); no Q
 (V3.5 computes it and never uses it); the gate's bias really starts at 2; Z is closed over the fixed field of a whole
-block, so that it does not depend on the length at hand; the waves at first reach 1 .. block_size tokens (V3.5: up
-to 5); RMSNorm without gain for LayerNorm and relu^2 for GELU, as in the baseline it is compared with.
+block, so that it does not depend on the length at hand; one cell per token, not four: the same waves, but Z sums over
+fewer cells, so they are louder and learn faster; the waves at first reach 1 .. block_size tokens (V3.5: up to 5);
+RMSNorm without gain for LayerNorm and relu^2 for GELU, as in the baseline it is compared with.
 
 Run `python wavefield.py` for the proof and a picture, `python train.py model=wavefield` to train it.
 """
@@ -53,7 +54,7 @@ class Config:
     n_head: int = 8                                   # waves per block
     n_embd: int = 128                                 # channels
     dropout: float = 0.0                              # on both residual branches, while training
-    stride: int = 4                                   # cells of the field per token
+    stride: int = 1                                   # cells of the field per token; V3.5 has 4
     init: Literal["reach", "seed"] = "reach"          # waves reach 1 .. block_size tokens at first; or V3.5's values
     kernel: Literal["auto", "fft", "scan"] = "auto"   # how the waves are summed; auto: scan, the faster one
 
@@ -67,7 +68,7 @@ class Config:
                 raise ValueError(f"{name}={getattr(self, name)} should be one of {', '.join(choices)}")
 
 
-PRESETS = {"seed": dict(n_layer=6, n_head=8, n_embd=256, init="seed")}             # V3.5's 6M model
+PRESETS = {"seed": dict(n_layer=6, n_head=8, n_embd=256, stride=4, init="seed")}   # V3.5's 6M model
 
 
 # The reference: plain NumPy, float64, loops. It shares nothing with the fast version below.

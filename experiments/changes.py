@@ -20,9 +20,9 @@ import train
 from data.text import ensure_dataset, load_dataset
 from train import guard, load_model
 
-CHANGES = ["momentum gamma=-0.5", "momentum gamma=1", "momentum shear=k", "wavefield init=seed", "wavefield stride=1",
-           "hydra nu=0", "hydra laplacian=seed", "hydra rotation=cayley", "fluidlm n_steps=2", "fluidlm pump=broadcast",
-           "advection_glu pre_ln=false", "advection_glu viscosity=token"]
+CHANGES = ["momentum gamma=-0.5", "momentum gamma=1", "momentum shear=k", "wavefield stride=4",
+           "wavefield stride=4 init=seed", "hydra nu=0", "hydra laplacian=seed", "hydra rotation=cayley",
+           "fluidlm n_steps=2", "fluidlm pump=broadcast", "advection_glu pre_ln=false", "advection_glu viscosity=token"]
 COLUMNS = "change dataset iters small train_loss val_loss".split()
 
 

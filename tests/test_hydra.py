@@ -101,7 +101,7 @@ def test_sinkhorn_check_can_fail():
 
 @pytest.mark.parametrize("how", ["euler", "cayley"])
 def test_rotation_two_ways(how):
-    fast = lambda z, free, kappa: Y.rotation(z, Y.skew(free, 7), kappa, how)
+    fast = lambda z, free, kappa: z + z @ Y.turning(Y.skew(free, 7), kappa, how)
     ref = lambda z, free, kappa: Y.rotation_ref(z, Y.skew_ref(free, 7), kappa, how)
     for T in LENGTHS:
         rng = np.random.default_rng(T)
@@ -116,12 +116,12 @@ def test_rotation_conserves():
     z, omega = torch.tensor(rng.normal(size=(50, 16))), Y.skew(torch.tensor(rng.normal(size=120)), 16)
     assert torch.equal(omega, -omega.T) and omega.count_nonzero() == 240
     assert F.cosine_similarity(z, z @ omega, -1).abs().max() < 1e-12
-    norm = lambda how, kappa: Y.rotation(z, omega, kappa, how).norm(dim=-1) / z.norm(dim=-1)
+    norm = lambda how, kappa: (z + z @ Y.turning(omega, kappa, how)).norm(dim=-1) / z.norm(dim=-1)
     assert (norm("cayley", 3.0) - 1).abs().max() < 1e-12
     growth = [norm("euler", kappa).mean().item() - 1 for kappa in (1e-3, 2e-3)]
     assert abs(growth[1] / growth[0] - 4) < 0.01, "Euler's norm grows by second order"
     eye, c, s = torch.eye(2).double(), np.cos(2 * np.arctan(0.6)), np.sin(2 * np.arctan(0.6))
-    plane = Y.rotation(eye, Y.skew(torch.tensor([0.8], dtype=torch.float64), 2), 1.5, "cayley")
+    plane = eye + Y.turning(Y.skew(torch.tensor([0.8], dtype=torch.float64), 2), 1.5, "cayley")
     assert relative(plane, [[c, -s], [s, c]]) < 1e-12, "in two dimensions the angle is 2 atan(kappa omega / 2)"
 
 

@@ -79,10 +79,18 @@ def test_backwards_by_hand():
     x = torch.randn(2, 5, 6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(M.rms_norm, x)
     assert torch.autograd.gradcheck(M.relu2, x)
-    gamma, last = torch.randn(2, 1, dtype=torch.float64), torch.randn(2, 1, 2, 3, dtype=torch.float64)
-    x = x.detach().unflatten(-1, (2, 3)).requires_grad_()
-    assert torch.autograd.gradcheck(M.shear, (x, gamma.requires_grad_(), last.requires_grad_()))
     assert relative(M.rms_norm(x).detach(), M.rms_norm_ref(x.detach().numpy())) < 1e-12
+
+
+@pytest.mark.parametrize("T", [1, 2, 5])
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("last", [None, False, True])
+def test_shear_backward(T, learned, last):
+    """last: no token before the first; one that is a constant; one with a gradient of its own."""
+    torch.manual_seed(T)
+    x, gamma = torch.randn(2, T, 2, 3, dtype=torch.float64), torch.randn(2, 1, dtype=torch.float64)
+    past = None if last is None else torch.randn(2, 1, 2, 3, dtype=torch.float64, requires_grad=last)
+    assert torch.autograd.gradcheck(M.shear, (x.requires_grad_(), gamma.requires_grad_(learned), past))
 
 
 @pytest.mark.parametrize("gamma", [-0.5, 0.0, 0.3, 1.0, 4.0])
