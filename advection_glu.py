@@ -1,5 +1,5 @@
 """
-Advection-GLU: a transformer whose MLP is a transport term, a bilinear field times a negative viscosity made by context.
+Advection-GLU: a transformer whose MLP is a transport term, a bilinear field times a viscosity made by context.
 
     z     <- z + Attention(norm z)                   causal, RoPE base 10000 on q and k
     z     <- z + alpha_mlp FFN(z)
@@ -9,9 +9,11 @@ Advection-GLU: a transformer whose MLP is a transport term, a bilinear field tim
     FFN(z) = W_c norm(adv)                           pre_ln=False: legacy mode, the seed's formula
     FFN(z) = W_c adv(norm z)                         pre_ln=True: normalise before, leave adv alone
 
-There is no activation: each channel of adv is a quadratic form of z, and nu says how strongly it flows at this token.
-The lesson is a gauge: norm(c x) = norm(x), so in legacy mode whatever nu has in common over the channels of a token is
-removed, and |alpha_adv| too. One nu per token (viscosity="token") then does nothing at all; in pre-LN mode it acts.
+There is no activation: each channel of (W_u z) * (W_g z) is a quadratic form of z, and nu scales it. The seed calls it
+transport; an engineer would call it a gated quadratic source: it acts on each token by itself, a larger nu means more
+of it, and its sign could as well be W_c's. The lesson is gauge, numbers that change nothing: norm(c x) = norm(x), so
+legacy mode removes whatever nu has in common over the channels of a token, and |alpha_adv|. One nu per token
+(viscosity="token") then does nothing at all; in pre-LN mode it acts, and of the alphas only their product does.
 
     code            symbol      meaning                                              shape
     ug              W_u, W_g    the two factors of the bilinear field                (2M, C)
@@ -28,7 +30,7 @@ What we changed, and why. The slow RoPE makes the branch see absolute positions.
 pair (slow="token", the seed's) half of the channels are scrambled: that costs 0.1 nats per character. At one radian per
 block_size tokens (slow="block") it costs nothing. Either way it starts over every block_size tokens, because positions
 that training never saw turn a stream into noise. pre_ln=True learns better than legacy mode; a W_nu of low rank learns
-better than a full one, a third of the branch. norm is RMSNorm without gain: the same gauge, and norm(-x) = -norm(x).
+no worse than a full one, a quarter of the branch. norm is RMSNorm without gain: the same gauge.
 
 Run `python advection_glu.py` for the proof and a picture, `python train.py model=advection_glu` to train it.
 """
@@ -42,6 +44,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 
 @dataclass
@@ -161,6 +164,7 @@ class RMSNorm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, g):
         y, r = ctx.saved_tensors
         return torch.addcmul(g, y, (g * y).mean(-1, keepdim=True), value=-1).mul_(r)    # r (g - y mean(g y))
@@ -177,6 +181,7 @@ class Advection(torch.autograd.Function):
         return (u * g).mul_(nu).mul_(-alpha)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, d):
         ug, s, nu, alpha = ctx.saved_tensors
         u, g = ug.chunk(2, -1)
@@ -207,10 +212,12 @@ def turns(pos, T, D, base=10000.0, device=None, dtype=torch.float32):
 
 def slow_turns(pos, T, config, device=None, dtype=torch.float32):
     """The turns of RoPE_16180 for the latent at pos .. pos+T-1; None if it is off  -> complex (T, 1, C/2)."""
+    if config.slow == "off":
+        return None
     C, W = config.n_embd, config.block_size
     t = torch.arange(pos, pos + T, dtype=torch.float64) % W / (W if config.slow == "block" else 1)
     angle = torch.outer(t, 16180.0 ** (-torch.arange(0, C, 2, dtype=torch.float64) / C))[:, None]
-    return None if config.slow == "off" else torch.polar(torch.ones_like(angle), angle).to(device, dtype.to_complex())
+    return torch.polar(torch.ones_like(angle), angle).to(device, dtype.to_complex())
 
 
 def rope(x, turn):                                               # (..., T, H, D), (T, 1, D/2) -> (..., T, H, D)
@@ -459,7 +466,7 @@ def self_check():
     ffn.nu_up.bias.fill_(-1000)
     check("pre-LN: FFN without viscosity", ffn(z, slow).abs().max().item(), 0)
 
-    with open(__file__) as file:
+    with open(__file__, encoding="utf-8") as file:
         text = file.read()
     config = Config(vocab_size=128, block_size=96, n_layer=3, n_embd=64)
     with torch.inference_mode(False), torch.enable_grad():

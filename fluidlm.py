@@ -5,9 +5,11 @@ FluidLM: a language model as a reaction-diffusion fluid. No attention, no cache:
     u    <- RMSNorm(u + s dt du/dt)             n_steps forward Euler steps in a layer, all with the same weights
 
     Lap_d(u)_t = u_{t-d} - u_t (upwind) or u_t - 2 u_{t-d} + u_{t-2d} (seed);  d = 1, 4, 16: wholly in the past
-    SSM(u):      z_t = exp(dt_t A) z_{t-1} + dt_t B_t x_t,  y_t = C_t z_t + D x_t;  dt, B, C depend on x: Mamba
+    SSM(u)     = W_out (y * silu(W_gate u)),  y_t = C_t z_t + D x_t,  z_t = exp(dt_t A) z_{t-1} + dt_t B_t x_t:
+                 Mamba, x a short convolution of W_in u; its dt, A, B, C, D are its own, and dt, B, C depend on x
     R(u)       = W_down (silu(W_gate u) * W_up u): SwiGLU
-    pump:        h <- delta h + g tanh(mean_{j<=t} R(u)_j),  g = sigmoid(W_x RMS(mean_{j<=t} u_j) + W_h RMS(h))
+    pump:        h <- delta h + g tanh(mean_{j<=t} R(u)_j),  g = sigmoid(W_x RMS(mean_{j<=t} u_j) + W_h RMS(h)),
+                 before it enters du/dt
     tau_t      = mean |u_new - u| / mean |u|: turbulence. Once below epsilon for `patience` steps, token t halts
 
     code            symbol      meaning                                                             shape
@@ -18,18 +20,19 @@ FluidLM: a language model as a reaction-diffusion fluid. No attention, no cache:
     theta           delta       viscosity of the reservoir, delta = sigmoid(theta)                  (C,)
     alpha           alpha       and alpha_loc, softplus(alpha): weights of pump and local mean      (2, C)
     dt_gate         dt          time step, dt_max (0.005 + 0.995 sigmoid(dt_gate)); s = 1/sqrt(n_layer)
-    local_window    -           A(u) is the mean of so many tokens, the last one included
-    state           -           for each layer and step: last u, last x, z and two running means; it never grows
+    local_window    -           A(u) is the mean of so many tokens, itself included, 0 before the first
+    state           -           for each layer and step: last u, last W_in u, z and two running means; it never grows
 
 Source: seed "fluidlm" (infinition/FluidLM V4.5.0). The SSM is Mamba, arXiv 2312.00752; SwiGLU, arXiv 2002.05202.
 
 What we changed, and why. The seed's pump averages the whole sequence and adds the result to every token: in training
-each token sees the future. Ours reads the same formula at every token; at the last one they agree. pump="broadcast"
-keeps the leak to be looked at. The seed's local window grows with the length, another leak: ours is a constant. Its
-halting rule asks the whole sequence, ours each token. Its time step of at most 0.2 lets the text move too little:
-dt_max is a setting. Its Laplacian sharpens, by 1 + 4 s dt D_1 at the highest frequency; the upwind one smooths as long
-as s dt sum_d D_d <= 1. In three minutes a second Euler step is worth less than a second layer, so the default is one.
-The embedding is normalised, norms carry no gain, and there is no position code unless position=1, as in the seed.
+each token sees the future. Ours reads the same formula at every token; given u and h, they agree at the last one.
+pump="broadcast" keeps the leak to be looked at. The seed's local window grows with the length, another leak: ours is a
+constant. Its halting rule asks the whole sequence, ours each token. Its time step of at most 0.2 lets the text move too
+little: dt_max is a setting. Its Laplacian sharpens, by 1 + 4 s dt D_1 at the highest frequency; the upwind one, a first
+difference, carries the text on by s dt sum_d d D_d tokens a step and smooths on the way, if s dt sum_d D_d <= 1. In
+three minutes a second Euler step is worth less than a second layer, so the default is one. The embedding is normalised,
+norms carry no gain, and there is no position code unless position=1, as in the seed.
 
 Run `python fluidlm.py` for the proof and a picture, `python train.py model=fluidlm` to train it.
 """
@@ -43,6 +46,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 
 @dataclass
@@ -198,6 +202,7 @@ class RMSNorm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, g):
         y, r = ctx.saved_tensors
         return torch.addcmul(g, y, (g * y).mean(-1, keepdim=True), value=-1).mul_(r)    # r (g - y mean(g y))
@@ -255,6 +260,7 @@ class SelectiveScan(torch.autograd.Function):
         return y, last.clone()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gy, gh):
         x, dt, A, B, C, first = ctx.saved_tensors
         A = A.contiguous()
@@ -290,7 +296,7 @@ def selective_scan(x, dt, A, B, C, D, h0=None):
         h0 = x.new_zeros(len(x), A.shape[1], A.shape[0])
     if x.shape[1] == 1:                                          # a single token needs no chunks
         h = torch.exp(dt.transpose(1, 2) * A).transpose(1, 2) * h0 + B.transpose(1, 2) * (dt * x)
-        return torch.bmm(C, h) + D * x, h
+        return (C.transpose(1, 2) * h).sum(1, keepdim=True) + D * x, h
     xt, dtt, Bt, Ct = (v.transpose(0, 1) for v in (dt * x, dt, B, C))
     y, h = SelectiveScan.apply(xt, dtt, A.t(), Bt, Ct, h0)
     return torch.addcmul(y.transpose(0, 1), x, D), h
@@ -309,6 +315,7 @@ class Taps(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, g):
         x, w = ctx.saved_tensors
         gx, gw, T = torch.zeros_like(x), None, g.shape[1]
@@ -355,9 +362,9 @@ def turbulence(u, new):                                          # 2 x (..., C) 
 
 def positions(pos, T, C, device):                                # -> (T, C)
     """PE_{t,2i} = sin(t / 10000^(2i/C)), PE_{t,2i+1} = cos(t / 10000^(2i/C)), t = pos .. pos + T - 1."""
-    t = torch.arange(pos, pos + T, device=device, dtype=torch.float64)
-    angle = torch.outer(t, 10000 ** (-torch.arange(0, C + 1, 2, device=device, dtype=torch.float64) / C))
-    return torch.stack((angle.sin(), angle.cos()), 2).flatten(1)[:, :C]
+    t = torch.arange(pos, pos + T, dtype=torch.float64)          # on the CPU: not every device has float64
+    angle = torch.outer(t, 10000 ** (-torch.arange(0, C + 1, 2, dtype=torch.float64) / C))
+    return torch.stack((angle.sin(), angle.cos()), 2).flatten(1)[:, :C].to(device)
 
 
 class SSM(nn.Module):
@@ -375,8 +382,8 @@ class SSM(nn.Module):
         self.A_log = nn.Parameter(torch.arange(1, S + 1.0).log().repeat(C, 1))
         self.D = nn.Parameter(torch.ones(C))
 
-    def forward(self, u, state, pick):                           # (B, T, C) -> (n, C)
-        """Scans all tokens, for later ones read the state; `pick` chooses those for which to go on."""
+    def forward(self, u, state, pick):                           # (B, T, C) -> (B, T, C), or (n, C) once some halted
+        """Scans every token, because later ones read the state; only those that `pick` chooses are read out."""
         x = history(self.in_proj(u), 3, state, "x")
         x = F.silu(taps(x, self.conv, range(4), u.shape[1]) + self.conv_bias)
         dt, B, C = self.select(x).split(self.split, -1)
@@ -411,7 +418,7 @@ class Block(nn.Module):
         if c.longconv:
             self.longconv = nn.ParameterList(torch.randn(k, C // 4) / k ** 0.5 for k in KERNELS)
             self.mix = nn.Linear(C, C, bias=False)
-        self.reach = max(2 * max(DILATIONS), c.local_window - 1, c.longconv * (max(KERNELS) - 1))
+        self.reach = max(*stencil(self.diff, c.laplacian)[1], c.local_window - 1, c.longconv * (max(KERNELS) - 1))
         self.drop = nn.Dropout(c.dropout) if c.dropout else nn.Identity()
 
     def step(self):                                              # s dt, a scalar
@@ -430,7 +437,7 @@ class Block(nn.Module):
         put = lambda x, new: new if live is None else x.flatten(0, 1).index_copy(0, live, new).view_as(x)
 
         for k in range(c.n_steps):
-            # What later tokens read is kept up for every token. A halted one's last u and R stay in the means.
+            # What later tokens will read is updated for every token; a halted one contributes its last u and R.
             own, moves = state.setdefault(k, {}), live is None or len(live) > 0
             past, ssm = history(u, self.reach, own, "u"), self.ssm(u, own, pick)
             R = put(R, self.reaction(pick(u))) if moves else R
@@ -545,7 +552,7 @@ def portrait(model, tokens, path):
         channel = abs(u[l, -1] - u[l, 0]).mean(0).argmax()
         ax[place].imshow(u[l, :, :, channel], cmap="cividis", origin="lower", **look)
         ax[place].axhline(c.n_steps + 0.5, color="white", ls="--")
-        ax[place].set(title=f"Turing waves in layer {l}: |u| of channel {channel}, which moves most", xlabel="token",
+        ax[place].set(title=f"\"Turing waves\", layer {l}: |u| of channel {channel}, which moves most", xlabel="token",
                       ylabel="Euler step", yticks=range(0, K + 1, 4))
     ax["steps"].imshow(steps, cmap="viridis", vmin=1, vmax=K, **look)
     ax["steps"].set(title=f"Steps until a token is calm: turbulence below epsilon = {epsilon:.2g} ({K}: or never)",
@@ -614,7 +621,7 @@ def self_check():
     D, x, t = np.array([[0.15], [0.10], [0.08]]), draw(80, 1), np.arange(80.0)[:, None]
     lap = lambda x, kind="seed": taps(F.pad(torch.tensor(x)[None], (0, 0, 32, 0)), *stencil(torch.tensor(D), kind),
                                       len(x))[0].numpy()
-    check("Laplacian of a constant and of a ramp, behind the edge", abs(lap(1 + 0.3 * t)[32:]).max(), 1e-12)
+    check("Laplacian, seed: of a constant and a ramp, after 32 tokens", abs(lap(1 + 0.3 * t)[32:]).max(), 1e-12)
     for kind in ("upwind", "seed"):
         check(f"Laplacian, {kind}: torch against the loop", abs(lap(x, kind) - laplacian_ref(x, D, kind)).max(), 1e-12)
         bode = np.fft.fft(lap(1.0 * (t == 0), kind)[:, 0])       # of the response to an impulse

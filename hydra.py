@@ -5,10 +5,10 @@ Hydra: a transformer as a fluid. Depth is time, and the latent z moves after the
 
 of which layer l of L takes one Euler step per term, one after the other, with n = RMSNorm(z):
 
-    z <- z + Attention(n)                             pressure: the seed reads attention as the flow of an entropy
-    z <- z + kappa z Omega,   Omega^T = -Omega        instead of a wide MLP; z . (z Omega) = 0, so it does no work
-    z <- z + nu_l (z_{t-1} - z_t)                     diffusion between tokens, nu_l = nu (1 - l/(L-1)): 0 at the end
-    z <- z + lambda 1/2 P (J - J^T) M,   J = dM/dn    F: the curl of a learned field M acts on M itself; M . F = 0
+    z <- z + Attention(n)                           pressure: the seed reads attention as the flow of an entropy
+    z <- z + kappa z Omega,   Omega^T = -Omega      instead of a wide MLP; z . (z Omega) = 0: the flow does no work
+    z <- z + nu_l (z_{t-1} - z_t)                   drift by nu_l tokens, and diffusion; nu_l = nu (1 - l/(L-1))
+    z <- z + lambda F,   F = 1/2 P (J - J^T) M      J = dM/dn: the curl of a learned field M acts on M; M . F = 0
 
     code            symbol      meaning                                              shape
     z               z           latent; n lies on the sphere of radius sqrt(C)       (B, T, C)
@@ -18,7 +18,7 @@ of which layer l of L takes one Euler step per term, one after the other, with n
     w, mass         A_ts        attention weights; what key s has received so far    (B, H, T, S), (B, H, 1, S)
     fc, out         W1, b1, W2  M = P W2 silu(W1 n + b1), P = I - n n^T / (n.n)      (R, C), (R,), (C, R)
     lam             lambda      strength of the force, learned                       ()
-    state           -           sliding cache of k, v, mass; the last two z; A       a dict
+    state           -           sliding cache of k, v, mass; last two z; kappa Omega a dict
 
 Source: seed "hydra", marvosyntactical/hydra (preprint announced). pressure="sinkhorn" is its doubly stochastic
 attention made causal: the one causal doubly stochastic matrix is the identity, so we divide each key by the mass it got
@@ -28,7 +28,8 @@ attention made causal: the one causal doubly stochastic matrix is the identity, 
 What we changed, and why: the original sees the future (Sinkhorn after the mask; a curl fitted on neighbours in the
 batch) and its viscosity adds one number to all channels, which LayerNorm removes. Ours is causal and per channel, and
 the curl is exact: four more matrix products, no Jacobian. RoPE replaces learned positions, so streams can outrun the
-block. The rotation acts on z itself, so that its work is exactly 0. Norms are RMSNorm and carry no gain.
+block. The rotation acts on z itself, so that its flow does no work; an Euler step still adds |kappa z Omega|^2 to
+|z|^2, Cayley's nothing. Norms are RMSNorm and carry no gain.
 
 Run `python hydra.py` for the proof and a picture, `python train.py model=hydra` to train it, preset=zeus for the force.
 """
@@ -42,6 +43,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 
 @dataclass
@@ -200,6 +202,7 @@ class RMSNorm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, g):
         y, r = ctx.saved_tensors
         return torch.addcmul(g, y, (g * y).mean(-1, keepdim=True), value=-1).mul_(r)    # r (g - y mean(g y))
@@ -243,7 +246,7 @@ def causal_sinkhorn(q, k, v, window, iters, mass=None):          # (B, T, H, D),
     w = torch.einsum("bthd,bshd->bhts", q, k) * q.shape[-1] ** -0.5
     w = w.masked_fill(outside, -math.inf).softmax(-1)
     for i in range(iters):
-        m = w.cumsum(2) + mass[i] if mass else w.cumsum(2)
+        m = w.cumsum(2) + (mass[i] if mass else 0)
         sums.append(m[:, :, -1:])
         w = w / (m + outside)                                    # outside the window 0 / 0 becomes 0 / 1
         w = w / w.sum(-1, keepdim=True)

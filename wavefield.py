@@ -1,25 +1,27 @@
 """
-Wave field: a language model without attention; every head is one damped wave, running over a field the tokens write on.
+Wave field: a language model without attention; every head is one damped wave on a field the tokens write on.
 
     d_j      = v_j |k_j|                                            deposit of token j, at cell j * stride
     k_h(c)   = exp(-alpha_h c) cos(omega_h c + phi_h) / Z_h         the wave, c >= 0 cells behind its source
     f_h(c)   = sum_j k_h(c - j * stride) d_j                        the field: scatter, then convolve
     y_i      = W_o( sigmoid(W_g x_i) * sum_g softmax(S)_hg f_g(i * stride) )        couple the heads, gather, gate
 
-With a whole number of cells per token the field needs no array: token t reads one resonator per head and channel,
+The seed speaks of a damped wave equation; in its one variable k obeys k'' + 2 alpha k' + (alpha^2 + omega^2) k = 0: a
+damped oscillator, driven by the text. With a whole number of cells per token the field needs no array: token t reads
+one resonator per head and channel,
 
     h_t = rho h_{t-1} + d_t,     f_t = Re(e^{i phi} h_t) / Z,     rho = e^{(-alpha + i omega) stride}
 
 the same numbers three ways: on the field, by FFT over the tokens, or in chunks that hand the complex h on. After every
-third block a field interference adds c_t, the expanded running mean of a compression of all that was read, the more
-the better it is in phase with the token: x += gate(x, c) c sigmoid(a / temp), a the cosine of their phases. However
-long a stream is, h, the sum behind that mean and a count are all that it has to remember.
+third block a field interference adds c_t, expanded from the running mean of compressed tokens, the more the better it
+is in phase with the token: x += gate(x, c) c sigmoid(a / temp), where a is the cosine between a learned "phase" vector
+of the token and one of c. However long a stream is, h, the sum behind that mean and a count are all it has to remember.
 
     code            symbol      meaning                                                     shape
     deposit         d           what a token writes                                         (B, N, H, D)
     alpha           alpha       damping per cell, softplus of the parameter `damp`          (H,)
     omega, phi      omega, phi  angle per cell, angle at the source                         (H,)
-    field           -           cells that Z = sum |k| is closed over, block_size * stride  number
+    field           -           cells over which Z sums |k| before the division              number
     lam, amp        ln rho, -   (-alpha + i omega) stride;  e^{i phi} / Z                   complex (H,)
     first, last     h           the state before the first and after the last token         complex (B, H, D)
     coupling        S           static coupling of the heads, its softmax has rows of sum 1 (H, H)
@@ -44,6 +46,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 
 @dataclass
@@ -103,14 +106,14 @@ def sigmoid_ref(x):
 
 
 def interference_ref(x, p):                                      # (T, C), {name: array} -> (T, C)
-    """x + gate(x, c) c sigmoid(cos(phase(x), phase(c)) / temp), c_t = W_e mean_{s <= t} W_c rms_norm(x_s)."""
+    """x + gate(x, c) c sigmoid(cosine(phase(x), phase(c)) / temp), c_t = W_e mean_{s <= t} W_c rms_norm(x_s)."""
     T, C = x.shape
     own = rms_norm_ref(x) @ p["own.weight"].T + p["own.bias"]
     squeezed, own_phase, own_gate = np.split(own, (C // 4, C // 2), 1)
     c = np.stack([squeezed[:t + 1].mean(0) for t in range(T)]) @ p["proj.weight"].T             # (T, C)
     phase, gate = np.split(c @ p["all.weight"].T, (C // 4,), 1)
     in_phase = (rms_norm_ref(own_phase) * rms_norm_ref(phase)).mean(1, keepdims=True)           # (T, 1), a cosine
-    return x + sigmoid_ref(own_gate + gate) * c * sigmoid_ref(in_phase / p["temp"])
+    return x + sigmoid_ref(own_gate + gate) * c * sigmoid_ref(in_phase / np.exp(p["log_temp"]))
 
 
 def forward_ref(params, idx, config):                            # {name: array}, (B, T) -> logits (B, T, V)
@@ -154,6 +157,7 @@ class RMSNorm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, g):
         y, r = ctx.saved_tensors
         return torch.addcmul(g, y, (g * y).mean(-1, keepdim=True), value=-1).mul_(r)    # r (g - y mean(g y))
@@ -169,6 +173,7 @@ class ReLU2(torch.autograd.Function):
         return h * h
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, g):
         return (g * ctx.saved_tensors[0]).mul_(2)
 
@@ -251,7 +256,7 @@ class Chunks(torch.autograd.Function):
         return y, h
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx, g, gh):                                    # the transposed products, from the last block back
         inside, leave, carry, *kept = ctx.saved_tensors
         B, N, H, D = g.shape
@@ -350,7 +355,7 @@ class Interference(nn.Module):
         self.own = nn.Linear(C, sum(self.cut))                   # from the token: what it adds to the mean, phase, gate
         self.all = nn.Linear(C, C // 4 + C, bias=False)          # from the mean: phase, gate
         self.proj = nn.Linear(C // 4, C, bias=False)
-        self.temp = nn.Parameter(torch.tensor(0.5))
+        self.log_temp = nn.Parameter(torch.tensor(0.5).log())                # a temperature stays above 0
 
     def forward(self, x, state):                                 # (B, T, C), dict -> (B, T, C)
         squeezed, own_phase, own_gate = self.own(rms_norm(x)).split(self.cut, -1)
@@ -361,7 +366,7 @@ class Interference(nn.Module):
         c = self.proj((total / count).to(squeezed.dtype))                                      # (B, T, C)
         phase, gate = self.all(c).split(self.cut[1:], -1)
         in_phase = (rms_norm(own_phase) * rms_norm(phase)).mean(-1, keepdim=True)              # a cosine
-        return x + (own_gate + gate).sigmoid() * c * (in_phase / self.temp).sigmoid()
+        return x + (own_gate + gate).sigmoid() * c * (in_phase / self.log_temp.exp()).sigmoid()
 
 
 class MLP(nn.Module):
