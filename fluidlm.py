@@ -287,6 +287,7 @@ class SelectiveScan(torch.autograd.Function):
         return gx, gdt, gA, gB, gC, gh
 
 
+@torch.compiler.disable                                          # its loops would be unrolled
 def selective_scan(x, dt, A, B, C, D, h0=None):
     """h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t,  y_t = C_t h_t + D x_t  (Mamba, eq. 2)  -> y (B, L, D), h_L (B, S, D)
     x, dt (B, L, D);  A (D, S), negative;  B, C (B, L, S);  D (D,);  h0 (B, S, D), zero if None."""

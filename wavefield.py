@@ -277,6 +277,7 @@ class Chunks(torch.autograd.Function):
         return gd, gh, *grads
 
 
+@torch.compiler.disable                                          # its loop would be unrolled
 def wave_scan(deposit, alpha, omega, phi, stride, field, first=None, chunk=16, cache=2**18):
     """f = k * d in chunks: a Toeplitz product inside each, a complex state handed from each to the next."""
     B, N, H, D = deposit.shape

@@ -134,6 +134,17 @@ def test_every_parameter_learns(name, changes):
 
 
 @each_model
+@pytest.mark.filterwarnings("ignore:Dynamo")
+def test_compiled_is_the_same(name):
+    """torch.compile up to the code generator, which not every machine has a compiler for."""
+    model, idx = awake(load_model(name)).train(), tokens((2, 13))
+    weights = [p for p in model.parameters() if p.requires_grad]
+    plain, compiled = ([loss := f(idx[:, :-1], idx[:, 1:])[1], *torch.autograd.grad(loss, weights)]
+                       for f in (model, torch.compile(model, backend="aot_eager")))
+    assert max((a - b).abs().max().item() for a, b in zip(plain, compiled)) < 1e-10
+
+
+@each_model
 def test_first_loss_is_that_of_a_guess(name):
     module = load_model(name)
     for vocab_size in (65, 4096):

@@ -82,6 +82,15 @@ def test_backwards_by_hand():
     assert relative(M.rms_norm(x).detach(), M.rms_norm_ref(x.detach().numpy())) < 1e-12
 
 
+@pytest.mark.parametrize("f", [M.rms_norm, M.relu2, lambda x: M.shear(x, torch.ones(6, dtype=torch.float64))])
+def test_second_derivatives_are_refused(f):
+    """A backward by hand is not differentiated again, and says so instead of giving a wrong number."""
+    x = torch.randn(2, 5, 6, dtype=torch.float64, requires_grad=True)
+    slope, = torch.autograd.grad(f(x).pow(2).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
 @pytest.mark.parametrize("T", [1, 2, 5])
 @pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("last", [None, False, True])
