@@ -14,7 +14,9 @@ from pathlib import Path
 
 import torch
 
-from train import UserError, build, generate, guard, load_checkpoint, pick_device, settings, tensors
+from data.record import load_checkpoint, tensors
+from data.settings import UserError, guard, settings
+from train import build, generate, pick_device
 
 
 @dataclass
@@ -43,7 +45,7 @@ def tensor_bytes(state):
 def main():
     s = settings(sys.argv[1:], Sample)
     path = Path(s.ckpt or f"out/{s.model}/ckpt.pt")
-    model, module, tokenizer = build(load_checkpoint(path), path, pick_device(s.device))
+    model, tokenizer = build(load_checkpoint(path), path, pick_device(s.device))
     torch.set_flush_denormal(True)
     ids = tokenizer.encode(s.prompt)
     if len(ids) == 0:

@@ -21,7 +21,6 @@ import math
 import re
 import signal
 import sys
-import tempfile
 import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -33,8 +32,9 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from data.settings import UserError, convert, did_you_mean, first_line, guard, settings, split  # noqa: F401
-from data.text import Tokenizer, ensure_dataset, load_dataset, lock, read_file, sha256, write_atomic
+from data.record import COLUMNS, draw, draw_loss, finite, interrupts, load_checkpoint
+from data.settings import UserError, did_you_mean, first_line, guard, settings, split  # noqa: F401
+from data.text import Tokenizer, ensure_dataset, load_dataset, lock, sha256, write_atomic
 
 ROOT = Path(__file__).resolve().parent
 RANK, LOCAL_RANK = int(os.environ.get("RANK", 0)), int(os.environ.get("LOCAL_RANK", 0))         # torchrun says so
@@ -46,22 +46,22 @@ class Train:
     model: str = "momentum"             # the file to train: momentum, fluidlm, hydra, wavefield, advection_glu, yours
     preset: str = ""                    # named settings from the model's PRESETS, e.g. seed
     dataset: str = "plays"              # a folder of data/, or the path of any text file
-    out: str = ""                       # folder for everything that is written; default out/<model>
+    out: str = ""                       # folder for the checkpoint, log, pictures; default out/<model>
     device: str = "auto"                # auto takes cuda if there is one, else cpu; or cpu, cuda, cuda:1, mps
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"      # auto: bfloat16 autocast on cuda, float32 elsewhere
     seed: int = 1337                    # of the initial weights, the batches and the dropout
     max_iters: int = 0                  # stop after so many iterations; 0: `minutes` decides
-    minutes: float = 0.0                # stop after so many minutes of training; 0 and max_iters=0: three
+    minutes: float = 0.0                # stop after so many minutes; 0: three, unless max_iters is given
     batch_size: int = 16                # sequences per pass, over all processes
     grad_accum: int = 1                 # passes per iteration
     lr: float = 1e-2                    # peak learning rate
     optimizer: Literal["muon", "adamw"] = "muon"    # muon: for hidden matrices, adamw for the rest; adamw: for all
-    weight_decay: float = 0.1           # of matrices and embeddings
+    weight_decay: float = 0.1           # of the weights of Linear and Embedding
     clip: Literal["global", "layer", "off"] = "global"          # gradient norm at most 1: of all, or of each layer
-    warmup: int = 50                    # iterations in which the learning rate rises; in the second half it falls to 0
+    warmup: int = 50                    # iterations in which the learning rate rises; it falls in the run's second half
     eval_interval: int = 0              # iterations between evaluations, samples, checkpoints; 0: ten times a run
     eval_iters: int = 8                 # batches of the validation text in each evaluation
-    resume: bool = False                # go on from out/ckpt.pt
+    resume: bool = False                # go on from ckpt.pt in the folder `out`
     overwrite: bool = False             # start over in a folder that holds a run
     compile: bool = False               # torch.compile: worth it on cuda, not on a CPU
 
@@ -101,7 +101,9 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                m = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                if not self.state[p]:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+                m = self.state[p]["momentum"]
                 m.lerp_(p.grad, 1 - group["momentum"])
                 x = p.grad.lerp(m, group["momentum"])                                   # Nesterov
                 x = x.T if len(x) > x.shape[1] else x
@@ -178,55 +180,19 @@ def generate(model, ids, tokens, temperature=0.8, top_k=40, top_p=1.0, seed=1, s
     model.eval()
     for chunk in torch.as_tensor(ids, dtype=torch.long, device=device).split(model.config.block_size):
         logits = model(chunk[None], state=state)[0][0, -1]
+    k = top_k if temperature >= 1e-4 else 1             # 0 takes the likeliest, and no division overflows
     for i in range(tokens):
-        logits = logits.float().cpu()
-        if temperature < 1e-4:                          # and not an overflow in the division
-            new = logits.argmax()
-        else:
-            p, order = torch.softmax(logits / temperature, 0).sort(descending=True)
-            p[top_k or len(p):] = 0
-            p[p.cumsum(0) - p >= top_p * p.sum()] = 0                                   # always keeps the first
-            new = order[torch.multinomial(p, 1, generator=generator)]
+        p, order = torch.softmax(logits.float().cpu() / max(temperature, 1e-4), 0).sort(descending=True)
+        p[k or len(p):] = 0
+        p[p.cumsum(0) - p >= top_p * p.sum()] = 0                                       # always keeps the first
+        new = order[torch.multinomial(p, 1, generator=generator)]
         yield int(new)
         if i + 1 < tokens:
             logits = model(new.reshape(1, 1).to(device), state=state)[0][0, -1]
     model.train(model_was_training)
 
 
-# Checkpoints: one dict of plain types and tensors.
-
-def tensors(nest):
-    """All tensors in a nest of dicts, lists and tuples."""
-    if isinstance(nest, torch.Tensor):
-        yield nest
-    elif isinstance(nest, (dict, list, tuple)):
-        for part in nest.values() if isinstance(nest, dict) else nest:
-            yield from tensors(part)
-
-
-def finite(ckpt):
-    return all(torch.isfinite(t).all() for t in tensors([ckpt["model"], ckpt["optimizers"]]))
-
-
-def load_checkpoint(path):
-    """The dict in a checkpoint file. weights_only: a foreign file is read as data or refused, its code never runs."""
-    kinds = dict(name=str, config=dict, train=dict, meta=dict, model=dict, optimizers=list, step=int, seconds=float,
-                 best=float, rows=list, samples=list, tokens=torch.Tensor, sha256=str)
-    if not os.path.exists(path):
-        raise UserError(f"no checkpoint {path}; train first, or say ckpt=path")
-    content, mend = read_file(path), "use best.pt beside it, or train again"
-    try:
-        ckpt = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as e:                              # broken bytes raise a dozen kinds of exception
-        raise UserError(f"{path} is not a checkpoint or is damaged ({type(e).__name__}); {mend}") from None
-    if not (isinstance(ckpt, dict) and all(isinstance(ckpt.get(key), kind) for key, kind in kinds.items())
-            and all(isinstance(row, list) and len(row) == len(COLUMNS) for row in ckpt["rows"])
-            and all(isinstance(text, str) for text in ckpt["samples"])):
-        raise UserError(f"{path} is not a checkpoint of this project, or an old one; {mend}")
-    if not finite(ckpt):
-        raise UserError(f"{path} holds numbers that are not finite; {mend}")
-    return ckpt
-
+# A model made again from its checkpoint.
 
 @contextmanager
 def fitting(path):
@@ -239,14 +205,18 @@ def fitting(path):
 
 
 def build(ckpt, path, device="cpu"):
-    """The model of a checkpoint, its module and its tokenizer."""
+    """The model of a checkpoint and its tokenizer."""
     module = load_model(ckpt["name"])
     with fitting(path):
         model = module.Model(module.Config(**ckpt["config"]))
         model.load_state_dict(ckpt["model"])
     if ckpt["sha256"] != sha256(Path(module.__file__).read_bytes()):
         print(f"note: {ckpt['name']}.py has changed since this checkpoint", file=sys.stderr)
-    return model.to(device), module, Tokenizer(ckpt["meta"].get("tokenizer"))
+    tokenizer = Tokenizer(ckpt["meta"].get("tokenizer"))
+    if tokenizer.vocab_size != model.config.vocab_size:
+        raise UserError(f"{path} knows {tokenizer.vocab_size} tokens for a vocabulary of {model.config.vocab_size}; "
+                        "train again")
+    return model.to(device), tokenizer
 
 
 # The run.
@@ -257,7 +227,7 @@ def pick_device(name):
     try:
         device = torch.device(f"cuda:{LOCAL_RANK}" if name == "cuda" else name)
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError):
+    except Exception:                                   # torch has many words for it
         raise UserError(f"device={name} is not there or cannot be used; device=cpu always works") from None
     return device
 
@@ -266,7 +236,8 @@ def check_sizes(train, config, data, device):
     """Refuse what cannot work, before allocating: weights, gradients and moments, activations and logits, batches."""
     L, C, V, T = (getattr(config, key, 1) for key in ("n_layer", "n_embd", "vocab_size", "block_size"))
     need = 16 * (8 * L * C * C + V * C + 1000 * L)
-    need += 4 * train.batch_size * T * (20 * L * C + 3 * V + 4 * train.grad_accum)
+    share = WORLD if device.type == "cuda" else 1       # processes on a CPU share its memory, too
+    need += 4 * train.batch_size * T * (20 * L * C + 3 * V + 4 * train.grad_accum) / share
     if device.type == "cuda":
         have = torch.cuda.mem_get_info(device)[0]
     else:
@@ -278,47 +249,6 @@ def check_sizes(train, config, data, device):
         raise UserError(f"batch_size={train.batch_size} does not divide over {WORLD} processes; choose a multiple")
     if (shortest := min(len(data.train), len(data.val))) < T + 2:
         raise UserError(f"{train.dataset} is too short: {shortest} tokens for block_size={T}; lower it or add text")
-
-
-def draw_loss(rows, title, path):
-    from matplotlib.figure import Figure
-    ax = Figure(figsize=(8, 4.5), layout="constrained").subplots()
-    curve = lambda column: np.array([(row[0], row[column]) for row in rows if row[column] != ""]).reshape(-1, 2).T
-    (x, loss), width = curve(2), max(1, len(rows) // 100)
-    ax.plot(x, loss, color="#0072B2", alpha=0.2, lw=0.8)
-    if len(x) >= width:
-        mean = np.convolve(loss, np.ones(width) / width, "valid")
-        ax.plot(x[width - 1:], mean, color="#0072B2", label=f"train, mean of {width}")
-    ax.plot(*curve(3), "o-", color="#D55E00", label="validation")
-    ax.set(xlabel="iteration", ylabel="loss (nats per token)", title=title)
-    ax.legend()
-    ax.grid(alpha=0.3)
-    ax.figure.savefig(path, dpi=110)
-
-
-def draw(out, drawings):
-    """Each drawing(path) writes its picture(s) into a temporary folder, from where they are moved into place."""
-    with tempfile.TemporaryDirectory(dir=out, prefix=".tmp-") as folder:
-        for name, drawing in drawings.items():
-            drawing(str(Path(folder, name)))
-        for path in Path(folder).iterdir():
-            os.replace(path, Path(out, path.name))
-
-
-@contextmanager
-def interrupts():
-    """A list that collects SIGINT and SIGTERM instead of dying of them."""
-    caught = []
-    note = lambda number, frame: caught.append(number)
-    handlers = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for s, handler in handlers.items():
-            signal.signal(s, handler)
-
-
-COLUMNS = ["iter", "seconds", "train_loss", "val_loss", "bits_per_byte", "lr", "tokens_per_s"]
 
 
 def run(train, config, module, data, ckpt=None, clock=time.perf_counter):
@@ -345,14 +275,15 @@ def run(train, config, module, data, ckpt=None, clock=time.perf_counter):
     net = DistributedDataParallel(model) if WORLD > 1 else model
     net = torch.compile(net) if train.compile else net
     tokenizer, few = Tokenizer(data.meta["tokenizer"]), train.eval_iters * train.batch_size
-    kept = "the last good checkpoint is kept, lower lr"
+    code = sha256(Path(module.__file__).read_bytes())   # of the file as it was loaded, whatever becomes of it
+    kept = "the last good checkpoint is kept, resume=true with a lower lr goes on from it"
     bits = data.meta["val"]["tokens"] / data.meta["val"]["bytes"] / math.log(2)         # nats a token -> bits a byte
 
     def say(text, end="\n"):
         try:
             if master:
                 print(text, end=end, flush=True)
-        except BrokenPipeError:                         # nobody reads on: stop as after Ctrl-C, and lose nothing
+        except OSError:                                 # nobody reads on: stop as after Ctrl-C, and lose nothing
             caught.append(signal.SIGTERM)
 
     def save(name="ckpt.pt"):
@@ -360,7 +291,7 @@ def run(train, config, module, data, ckpt=None, clock=time.perf_counter):
             name=train.model, config=asdict(config), train=asdict(train), meta=data.meta, model=model.state_dict(),
             optimizers=[o.state_dict() for o in optimizers], step=step, seconds=seconds, best=best, rows=rows,
             samples=samples, tokens=torch.tensor(data.val[:512].astype(np.int64)),
-            sha256=sha256(Path(module.__file__).read_bytes()))
+            sha256=code)
         if not finite(state):
             raise UserError(f"the weights after iteration {step} are not finite; {kept}")
         buffer, table = io.BytesIO(), io.StringIO()
@@ -388,9 +319,7 @@ def run(train, config, module, data, ckpt=None, clock=time.perf_counter):
         save()
         return val
 
-    def share():
-        """The part of the run that is done."""
-        return step / train.max_iters if train.max_iters else seconds / 60 / minutes
+    share = lambda: step / train.max_iters if train.max_iters else seconds / 60 / minutes      # of the run, done
 
     with interrupts() as caught:
         size = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -443,7 +372,7 @@ def run(train, config, module, data, ckpt=None, clock=time.perf_counter):
             elif clock() - shown > (1 if live else 10):
                 shown = clock()
                 say(f"iteration {step}: loss {loss:.4f}, {speed:,} tokens/s, {seconds / share() - seconds:.0f} s left",
-                    end="\r" if live else "\n")
+                    end="\x1b[K\r" if live else "\n")
         if master:                                      # before the long score of the whole text, too
             save()
     if not master:
@@ -454,11 +383,13 @@ def run(train, config, module, data, ckpt=None, clock=time.perf_counter):
     if step > rows[-1][0] or rows[-1][2] != "":         # not when a finished run is resumed
         rows.append([step, round(seconds, 3), "", "", "", 0.0, 0.0])
     val = report(None)
-    draw(out, {"loss.png": lambda path: draw_loss(rows, f"{train.model} on {Path(train.dataset).name}", path),
-               "physics.png": lambda path: module.portrait(model, data.val[:512].astype(np.int64), path)})
+    pictures = {"loss.png": lambda path: draw_loss(rows, f"{train.model} on {Path(train.dataset).name}", path)}
+    if hasattr(module, "portrait"):
+        pictures["physics.png"] = lambda path: module.portrait(model, data.val[:512].astype(np.int64), path)
+    draw(out, pictures)
     say(f"{step} iterations in {seconds:.0f} s; the whole validation text: {val:.4f} nats per token, "
         f"{val * bits:.4f} bits per byte\n"
-        f"look at {out}/loss.png and {out}/physics.png; python sample.py model={train.model} writes more")
+        f"look at {', '.join(f'{out}/{name}' for name in pictures)}; python sample.py model={train.model} writes more")
     return val
 
 

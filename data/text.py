@@ -14,6 +14,7 @@ import io
 import json
 import os
 import secrets
+import shutil
 import urllib.request
 import zipfile
 import zlib
@@ -145,8 +146,8 @@ def lock(out):
         raise UserError(f"another process is training in {out}; wait for it, or give another out=...") from None
     except OSError:                                     # a file system without locks
         pass
-    for path in Path(out).glob(".tmp-*.*"):             # what a kill has left half-written
-        path.unlink(missing_ok=True)
+    for path in Path(out).glob(".tmp-*"):               # what a kill has left half-written
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     return file
 
 
@@ -154,7 +155,7 @@ def read_file(path):
     """The bytes of a regular file."""
     try:
         if os.path.exists(path) and not os.path.isfile(path):
-            raise UserError(f"{path} is {'a folder' if os.path.isdir(path) else 'no regular file'}; give a text file")
+            raise UserError(f"{path} is {'a folder' if os.path.isdir(path) else 'no regular file'}; give a file")
         return Path(path).read_bytes()
     except (OSError, ValueError) as e:
         raise UserError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}; give a file you can read") from None

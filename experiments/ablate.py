@@ -17,7 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import COLOUR, NAMES, collect, read_settings, save_picture, short_run
+from common import COLOUR, NAMES, chosen, collect, read_settings, save_picture, short_run
 
 import train
 from train import ensure_dataset, guard
@@ -142,7 +142,7 @@ def main():
     s = read_settings(Settings, FULL)
     ensure_dataset(s.dataset, train.ROOT / "data", Path("out/data"))
     jobs = [(name, term, s.max_iters, seed, s.dataset, s.small)
-            for seed in range(s.seeds) for name in s.models.split(",") for term in ("", *TERMS[name])]
+            for seed in range(s.seeds) for name in chosen(s.models, TERMS) for term in ("", *TERMS[name])]
     draw(collect(Path(s.out, "ablate.csv"), COLUMNS, work, jobs, s.resume), s)
 
 

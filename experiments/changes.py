@@ -1,5 +1,5 @@
 """
-Ten things to change and watch: what does one setting do to what a model learns, and what does the reader see?
+Things to change and watch: what does one setting do to what a model learns, and what does the reader see?
 
 Every change is one key=value of `train.py`. Each is trained for the same iterations, on the same batches, as its model
 with its defaults; the table shows both validation losses, the picture their difference.
@@ -8,22 +8,20 @@ with its defaults; the table shows both validation losses, the picture their dif
     python experiments/changes.py full=true        60 iterations; resume=true goes on
 """
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import COLOUR, collect, read_settings, save_picture
+from common import COLOUR, collect, read_settings, save_picture, short_run
 
 import train
-from data.text import ensure_dataset, load_dataset
-from train import guard, load_model
+from train import ensure_dataset, guard, load_model
 
 CHANGES = ["momentum gamma=-0.5", "momentum gamma=1", "momentum shear=k", "wavefield stride=4",
            "wavefield stride=4 init=seed", "hydra nu=0", "hydra laplacian=seed", "hydra rotation=cayley",
            "fluidlm n_steps=2", "fluidlm pump=broadcast", "advection_glu pre_ln=false", "advection_glu viscosity=token"]
-COLUMNS = "change dataset iters small train_loss val_loss".split()
+COLUMNS = "change dataset iters small val_loss".split()
 
 
 @dataclass
@@ -37,17 +35,12 @@ class Settings:
 
 
 def work(change, dataset, iters, small):
-    """Train `model key=value ...`; the mean of the last ten training losses, and the loss on the validation text."""
+    """Train `model key=value ...` -> the loss on the whole validation text."""
     name, *words = change.split()
-    module, data = load_model(name), load_dataset(ensure_dataset(dataset, train.ROOT / "data", Path("out/data")))
-    sizes = dict(n_layer=1, n_embd=16, block_size=16) if small else {}
-    config = train.settings(words, module.Config, defaults=sizes | {"vocab_size": data.meta["vocab_size"]})
-    train.generate, module.portrait = lambda *args: [], lambda *args: None
-    with tempfile.TemporaryDirectory() as out:
-        run = train.Train(model=name, dataset=dataset, out=out, device="cpu", max_iters=iters, eval_interval=iters)
-        val = train.run(run, config, module, data)
-        losses = [row[2] for row in train.load_checkpoint(f"{out}/ckpt.pt")["rows"] if row[2] != ""]
-    return [[sum(losses[-10:]) / len(losses[-10:]), val]]
+    config = train.settings(words, load_model(name).Config)
+    given = {key: getattr(config, key) for key in train.split(words)}
+    ckpt, _, _ = short_run(name, dataset, given, small, max_iters=iters, eval_interval=iters)
+    return [[ckpt["rows"][-1][3]]]
 
 
 def main():

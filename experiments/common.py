@@ -3,7 +3,7 @@ What the experiments share: settings with a quick and a full set, jobs spread ov
 stopwatches.
 
 A job is a tuple of names and numbers, its result a few numbers more: together a row of a CSV. Rows are written as
-they come, so a long experiment can be stopped and gone on with (resume=true). One thread per process: timings repeat,
+they come, so a long experiment can be stopped and continued with resume=true. One thread per process: timings repeat,
 and two jobs on two cores do not disturb each other.
 """
 import csv
@@ -22,7 +22,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import train
-from data.text import UserError, load_dataset, write_atomic
+from data.settings import UserError, did_you_mean
+from data.text import load_dataset, write_atomic
 
 COLOURS = "#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #000000".split()        # Okabe and Ito
 NAMES = "momentum wavefield fluidlm hydra advection_glu".split()
@@ -35,6 +36,14 @@ def read_settings(Settings, full):
     """Settings from the command line; full=true takes the values of `full` as defaults."""
     argv = sys.argv[1:]
     return train.settings(argv, Settings, defaults=full if train.split(argv).get("full", "").lower() == "true" else {})
+
+
+def chosen(text, names):
+    """The names in a list with commas."""
+    for name in text.split(","):
+        if name not in names:
+            raise UserError(f"no '{name}'; {did_you_mean(name, list(names))}there are {', '.join(names)}")
+    return text.split(",")
 
 
 def number(text):
@@ -84,8 +93,12 @@ def collect(path, columns, work, jobs, resume=False):
     else:
         with ProcessPoolExecutor(min(cores, len(todo)), multiprocessing.get_context("spawn")) as pool:
             futures = {pool.submit(work, *job): job for job in todo}
-            for future in as_completed(futures):
-                finished(futures[future], future.result())
+            try:
+                for future in as_completed(futures):
+                    finished(futures[future], future.result())
+            except BaseException:                       # Ctrl-C, or a job that failed: not the rest either
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     write_csv(path, columns, [[*j, *r] for j in jobs for r in done[j]])
     return read_csv(path)
 
@@ -97,7 +110,7 @@ def short_run(name, dataset, changes={}, small=False, alter=lambda model: None, 
     data = load_dataset(train.ensure_dataset(dataset, train.ROOT / "data", Path("out/data")))
     module, away = train.load_model(name), 0.0
     sizes = dict(n_layer=1, n_embd=16, block_size=16) if small else {}
-    Model, evaluate = module.Model, train.evaluate
+    Model, portrait, generate, evaluate = module.Model, module.portrait, train.generate, train.evaluate
 
     def altered(config):
         model = Model(config)
@@ -124,7 +137,7 @@ def short_run(name, dataset, changes={}, small=False, alter=lambda model: None, 
             ckpt = train.load_checkpoint(f"{folder}/ckpt.pt")
             return ckpt, train.build(ckpt, folder)[0].eval(), data
     finally:
-        module.Model, train.evaluate = Model, evaluate
+        module.Model, module.portrait, train.generate, train.evaluate = Model, portrait, generate, evaluate
 
 
 def save_picture(fig, out, name):

@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import COLOURS, NAMES, read_settings, save_picture, short_run, write_csv
 
 import train
+from data.settings import UserError
 from train import guard, load_model
 
 momentum, wavefield, fluidlm, hydra, advection = map(load_model, NAMES)
@@ -131,6 +132,8 @@ def main():
     at, rows, curves = np.arange(10, 320, 21), [], []
     trained = (train.build(train.load_checkpoint(s.ckpt), s.ckpt)[0] if Path(s.ckpt).exists() else
                short_run("wavefield", s.dataset, small=s.small, max_iters=s.max_iters)[1])
+    if s.layer >= trained.config.n_layer:
+        raise UserError(f"layer={s.layer} is not one of the {trained.config.n_layer}, which count from 0")
     with torch.inference_mode():
         for mixer, setting, H, f in mixers(w, trained, s.layer):
             dots = measured(f, w[at])

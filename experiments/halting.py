@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import COLOURS, read_settings, save_picture, short_run, write_csv
 
 import train
-from data.text import UserError, ensure_dataset, load_dataset
+from data.settings import UserError, convert
+from data.text import ensure_dataset, load_dataset
 from train import guard, load_checkpoint
 
 COLUMNS = ("epsilon n_layer n_steps mean_steps share_of_steps val_loss loss_paid ms_per_token correlation low high "
@@ -115,7 +116,7 @@ def draw(rows, epsilon, steps, loss):
 def main():
     s = read_settings(Settings, dict(minutes=4.0, windows=128))
     if s.ckpt:
-        model, data = train.build(ckpt := load_checkpoint(s.ckpt), s.ckpt)[0].eval(), None
+        model = train.build(ckpt := load_checkpoint(s.ckpt), s.ckpt)[0].eval()
         data = load_dataset(ensure_dataset(ckpt["train"]["dataset"], train.ROOT / "data", Path("out/data")))
         if not hasattr(model.config, "epsilon") or model.config.n_steps < 2:
             raise UserError(f"{s.ckpt} takes one Euler step in a layer: none to save; train fluidlm with n_steps=6")
@@ -128,7 +129,7 @@ def main():
     x, y, rows, rng = window[:, :-1], window[:, 1:], [], np.random.default_rng(0)
     full, shown = evaluate(model, x, y, 0.0)[0], (0.0, None)
     print("epsilon  steps  loss    ms/token  rank correlation, 95%")
-    for epsilon in sorted({0.0, *(train.convert("epsilons", e, float) for e in s.epsilons.split(","))}):
+    for epsilon in sorted({0.0, *(convert("epsilons", e, float) for e in s.epsilons.split(","))}):
         loss, steps, ms = evaluate(model, x, y, epsilon)
         r = spearman(steps, full, s.draws, rng) if np.ptp(steps) else [float("nan")] * 3
         if shown[1] is None or np.ptp(steps) and 0.5 * model.config.n_steps < steps.mean():

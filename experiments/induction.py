@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import COLOURS, collect, read_settings, save_picture
 
+from data.settings import convert
 from train import guard, load_model
 
 momentum = load_model("momentum")
@@ -130,7 +131,7 @@ def draw(rows, maps, s):
 
 def main():
     s = read_settings(Settings, FULL)
-    gammas = [float(g) for g in s.gammas.split(",")]
+    gammas = [convert("gammas", g, float) for g in s.gammas.split(",")]
     rest = dict.fromkeys((0.0, 1.0, *gammas))                    # 0 and 1 are what the picture compares
     jobs = [(task, n, shear, g, seed, s.steps)
             for seed in range(s.seeds) for n in range(1, s.depth + 1) for task in ("two", "one") for shear in SHEARS

@@ -17,7 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import COLOUR, NAMES, collect, read_settings, save_picture, short_run
+from common import COLOUR, NAMES, chosen, collect, read_settings, save_picture, short_run
 
 import train
 from sample import tensor_bytes
@@ -126,8 +126,9 @@ def draw(rows, s):
 def main():
     s = read_settings(Settings, FULL)
     ensure_dataset(s.dataset, train.ROOT / "data", Path("out/data"))
-    jobs = [(model, budget, limit, seed, s.dataset, s.small) for seed in range(s.seeds)
-            for budget, limit in (("seconds", s.minutes), ("tokens", s.max_iters)) for model in s.models.split(",")]
+    models, budgets = chosen(s.models, ENTRANTS), (("seconds", s.minutes), ("tokens", s.max_iters))
+    jobs = [(model, budget, limit, seed, s.dataset, s.small)
+            for seed in range(s.seeds) for budget, limit in budgets for model in models]
     rows = collect(Path(s.out, "race.csv"), COLUMNS, work, jobs, s.resume)
     print("", *table(rows), sep="\n")
     draw(rows, s)

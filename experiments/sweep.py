@@ -1,6 +1,5 @@
 """
-How were the defaults chosen? One thing changed in a model, for the same CPU-seconds as the race of the models as they
-come.
+How were the defaults chosen? Each run changes something in a model and has the CPU-seconds of a run in the race.
 
 Every entry is what one could type after `python train.py model=`. A change that was worth its while became the default;
 these are the others. One thread, one seed, the whole validation text: a difference of 0.02 is noise. sweeps.md has the
@@ -15,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import COLOUR, collect, read_settings, save_picture, short_run
+from common import COLOUR, chosen, collect, read_settings, save_picture, short_run
 
 import train
 from train import ensure_dataset, guard, load_model
@@ -70,7 +69,7 @@ def table(rows):
 def main():
     s = read_settings(Settings, dict(minutes=3.0))
     ensure_dataset(s.dataset, train.ROOT / "data", Path("out/data"))
-    jobs = [(name, change, s.minutes, s.seed, s.dataset, s.small) for name in s.models.split(",")
+    jobs = [(name, change, s.minutes, s.seed, s.dataset, s.small) for name in chosen(s.models, TRIED)
             for change in TRIED[name]]
     rows = collect(Path(s.out, "sweep.csv"), COLUMNS, work, jobs, s.resume)
     print("", *table(rows), sep="\n")
@@ -78,7 +77,7 @@ def main():
     from matplotlib.figure import Figure
     ax = Figure(figsize=(9, 7), layout="constrained").subplots()
     for i, r in enumerate(rows):
-        ax.barh(i, r["val_loss"], color=COLOUR[r["model"]], alpha=0.6 if r["change"] else 1.0)
+        ax.barh(i, r["val_loss"], color=COLOUR[r["model"]], alpha=0.6)
         ax.annotate(f"{r['val_loss']:.3f}", (r["val_loss"], i), xytext=(4, 0), textcoords="offset points", va="center",
                     fontsize=8)
     losses = [r["val_loss"] for r in rows]

@@ -1,13 +1,13 @@
 """Every experiment runs from end to end, with tiny numbers, and leaves its table and its picture."""
 import csv
 import importlib
+import re
 import sys
 
 import pytest
 import torch
 
-import train
-from train import ROOT, load_model
+from train import ROOT, UserError, load_model
 
 TINY = {"induction": "steps=1 depth=1 gammas=0,1",
         "speed": "training=64 kernel=64 stream=64 rounds=0",
@@ -28,9 +28,6 @@ def experiment(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(ROOT / "experiments")
     import common
     monkeypatch.setattr(common.os, "sched_getaffinity", lambda pid: {0}, raising=False)
-    monkeypatch.setattr(train, "generate", train.generate)           # short_run puts another in its place
-    for name in train.models():
-        monkeypatch.setattr(load_model(name), "portrait", load_model(name).portrait)
     monkeypatch.chdir(tmp_path)
 
     def run(name, *args):
@@ -95,6 +92,17 @@ def test_what_is_there_is_not_done_again(monkeypatch, tmp_path):
     assert common.collect(path, columns, work, [*jobs, ("c", 3)], resume=True) == rows and len(done) == 7
     common.collect(path, [*columns[:3], "other"], work, [("c", 3)], resume=True)
     assert len(done) == 8                               # another kind of table
+
+
+@pytest.mark.parametrize("name, word, what", [
+    ("race", "models=foo", "no 'foo'; there are baseline"), ("ablate", "models=momentun", "did you mean momentum?"),
+    ("race", "seeds=0", "1 or more"), ("induction", "gammas=a", "should be a number"),
+    ("filters", "layer=9", "layer=9")])
+def test_wrong_settings(name, word, what, experiment, text_file):
+    words = dict(w.split("=") for w in TINY[name].split()) | dict([word.split("=")])
+    words |= {"dataset": str(text_file)} if name != "induction" else {}
+    with pytest.raises(UserError, match=re.escape(what)):
+        experiment(name, *(f"{key}={value}" for key, value in words.items()))
 
 
 def test_every_experiment_has_a_short_question_and_a_short_script():

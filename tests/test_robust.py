@@ -103,6 +103,7 @@ def written(folder):
     ("vocab_size=7", "leave it out"),
     ("vocab_size=1e17", "leave it out"),
     ("device=meta", "device=cpu always works"),
+    ("device=hpu", "device=cpu always works"),
     ("device=", "device=cpu always works"),
     ("lr=inf", "finite"),
     ("lr=-inf", "finite"),
@@ -188,6 +189,9 @@ def test_impossible_sizes_of_every_model(refused, text_file, name, word):
     refused(*words.values())
 
 
+# Data.
+
+
 @pytest.mark.parametrize("content, part", [
     (b"", "empty"), (b"\0\1\2", "binary"), (b"caf\xe9 " * 99, "UTF-8"), (b"short", "short")])
 def test_texts_that_are_none(refused, tmp_path, content, part):
@@ -239,6 +243,8 @@ def test_checkpoints_that_are_none(trained, tmp_path, monkeypatch):
     for name, content in {"foreign": {"model": {}}, "list": [1, 2], "bomb": Bomb(), "hidden": ckpt | {"meta": Bomb()},
                           "nan": ckpt | {"model": poisoned}, "inf": ckpt | {"optimizers": moments}, "old": old,
                           "columns": ckpt | {"rows": [[0, 1.0]]}, "scalar": torch.ones(3),
+                          "meta": ckpt | {"model": {"x": torch.ones(2, device="meta")}},
+                          "sparse": ckpt | {"model": {"x": torch.eye(2).to_sparse()}},
                           "samples": ckpt | {"samples": [7]}}.items():
         torch.save(content, tmp_path / name)
         bad[name] = None
@@ -266,7 +272,8 @@ def test_a_checkpoint_that_may_not_be_read(trained, monkeypatch):
 
 @pytest.mark.parametrize("change", [
     dict(config={"n_embd": 16, "colour": 1}), dict(config={"vocab_size": 3, "n_embd": 16}),
-    dict(name="hydra"), dict(name="nothing"), dict(meta={}), dict(meta={"tokenizer": {"kind": 7}})])
+    dict(name="hydra"), dict(name="nothing"), dict(meta={}), dict(meta={"tokenizer": {"kind": 7}}),
+    dict(meta={"tokenizer": {"kind": "char", "chars": "ab"}})])
 def test_checkpoints_that_do_not_fit(trained, change):
     with pytest.raises(UserError) as e:
         T.build(load_checkpoint(trained) | change, trained)
@@ -364,7 +371,7 @@ def after(calls, real, what):
     return function
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupt_saves_and_resume_is_unbroken(number, inside, text_file, tmp_path, monkeypatch, capsys):
     args = [*TINY, f"dataset={text_file}", "max_iters=9", "dropout=0.1"]
     inside(*args, "out=whole")

@@ -35,6 +35,29 @@ def losses(path):
         return [row["train_loss"] for row in csv.DictReader(f) if row["train_loss"]]
 
 
+def test_a_model_without_a_portrait(inside, text_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.delattr(T.load_model("momentum"), "portrait")
+    inside(*TINY, f"dataset={text_file}", "max_iters=2")
+    assert (tmp_path / "out/momentum/loss.png").exists() and not (tmp_path / "out/momentum/physics.png").exists()
+    assert "look at out/momentum/loss.png; " in capsys.readouterr().out
+
+
+def test_a_disk_that_fills_while_drawing(inside, text_file, tmp_path, monkeypatch):
+    """What was drawn before stays, the run is saved, and resume=true draws the rest; a kill's leftovers go then."""
+    def full(model, tokens, path):
+        raise OSError(28, "No space left on device")
+    left = tmp_path / "out/momentum/.tmp-abc"
+    with monkeypatch.context() as patch:
+        patch.setattr(T.load_model("momentum"), "portrait", full)
+        with pytest.raises(UserError, match="No space left on device; make room, then resume=true"):
+            inside(*TINY, f"dataset={text_file}", "max_iters=2")
+    left.mkdir()
+    (left / "physics.png").write_bytes(b"half")
+    assert (tmp_path / "out/momentum/loss.png").exists()
+    inside("resume=true")
+    assert (tmp_path / "out/momentum/physics.png").exists() and not left.exists()
+
+
 def test_settings_take_what_people_type():
     k = settings("n_embd=1e4 lr=0 flag=TRUE kind=b --name=x=y".split(), Knobs)
     assert k == Knobs(10000, 0.0, True, "b", "x=y") and isinstance(k.lr, float) and isinstance(k.n_embd, int)
