@@ -88,7 +88,9 @@ def interrupts():
     """A list that collects SIGINT, SIGTERM and SIGHUP instead of dying of them."""
     caught = []
     note = lambda number, frame: caught.append(number)
-    signals = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:     # nohup means: go on
+        signals.append(signal.SIGHUP)
     handlers = {s: signal.signal(s, note) for s in signals}
     try:
         yield caught

@@ -385,6 +385,17 @@ def test_interrupt_saves_and_resume_is_unbroken(number, inside, text_file, tmp_p
     assert losses("broken/log.csv") == losses("whole/log.csv")
 
 
+def test_nohup_goes_on(inside, text_file, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(T, "clip_gradients", after(2, T.clip_gradients, lambda: os.kill(os.getpid(), signal.SIGHUP)))
+            inside(*TINY, f"dataset={text_file}", "max_iters=4")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert load_checkpoint("out/momentum/ckpt.pt")["step"] == 4
+
+
 def test_interrupt_before_the_first_step(inside, text_file, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(T, "evaluate", after(0, T.evaluate, lambda: os.kill(os.getpid(), signal.SIGINT)))
