@@ -51,7 +51,7 @@ from torch.autograd.function import once_differentiable
 class Config:
     vocab_size: int = 256                     # tokens in the vocabulary; the data set decides
     block_size: int = 128                     # tokens a query can see, itself included
-    n_layer: int = 4                          # transformer blocks
+    n_layer: int = 3                          # transformer blocks
     n_head: int = 4                           # attention heads
     n_embd: int = 128                         # channels
     dropout: float = 0.0                      # on both residual branches, while training

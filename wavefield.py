@@ -53,7 +53,7 @@ from torch.autograd.function import once_differentiable
 class Config:
     vocab_size: int = 256                             # tokens in the vocabulary; the data set decides
     block_size: int = 128                             # tokens in a training window; the field is this long
-    n_layer: int = 4                                  # blocks; a field interference follows every third
+    n_layer: int = 3                                  # blocks; a field interference follows every third
     n_head: int = 8                                   # waves per block
     n_embd: int = 128                                 # channels
     dropout: float = 0.0                              # on both residual branches, while training
