@@ -19,7 +19,7 @@ from common import COLOUR, chosen, collect, read_settings, save_picture, short_r
 import train
 from train import ensure_dataset, guard, load_model
 
-TRIED = {                                               # most were tried at four layers, before three became the default
+TRIED = {                       # most were tried at four layers, before three became the default
     "wavefield": ["n_layer=3", "n_layer=4", "n_layer=4 stride=4", "n_layer=4 stride=4 init=seed", "n_layer=4 init=seed",
                   "n_layer=4 n_head=16", "n_layer=6 n_embd=96", "n_layer=4 batch_size=8",
                   "n_layer=4 block_size=64 batch_size=32", "n_layer=4 lr=2e-2"],

@@ -74,11 +74,11 @@ def sentences():
            f"with V3.5's waves {perplexity('bpe', 'seed'):+.0%} and {perplexity('char', 'seed'):+.0%}")
     yield f"{cheaper[0]:.0f}x, {cheaper[1]:.0f}x and {cheaper[2]:.0f}x in measured time"
     # hydra
-    parameters = lambda m: pick("race", "parameters", model=m, final=1)[0]
-    shallow = [pick("sweep", key, model="hydra", change="n_layer=3")[0] for key in ("parameters", "val_loss")]
-    yield (f"at the same width and depth {shallow[0] / parameters('baseline'):.0%} of the parameters and {shallow[1]:.3f} "
-           f"(one seed); with its four layers {parameters('hydra') / parameters('baseline'):.0%} and {three(loss('hydra'))} "
-           f"against {three(base)} in the same seconds")
+    size = lambda m: pick("race", "parameters", model=m, final=1)[0]
+    shallow = {key: pick("sweep", key, model="hydra", change="n_layer=3")[0] for key in ("parameters", "val_loss")}
+    yield (f"at the same width and depth {shallow['parameters'] / size('baseline'):.0%} of the parameters and "
+           f"{shallow['val_loss']:.3f} (one seed); with its four layers {size('hydra') / size('baseline'):.0%} and "
+           f"{three(loss('hydra'))} against {three(base)} in the same seconds")
     yield f"at about as many parameters (`n_embd=184`) {sweep('hydra', 'n_embd=184'):.3f}"
     yield (f"falling {viscosity(schedule='falling', laplacian='upwind', nu=0.3)}, constant "
            f"{viscosity(schedule='constant')}, rising {viscosity(schedule='rising')}, none "
@@ -93,7 +93,7 @@ def sentences():
         rises = [words(m, "largest_rise", rate).mean() for m in ("advection_glu", "baseline")]
         yield f"{rises[0]:.3f} against {rises[1]:.3f} {when}"
     # fluidlm
-    yield f"with {parameters('fluidlm') / parameters('baseline'):.1f} times the parameters {both('fluidlm')}"
+    yield f"with {size('fluidlm') / size('baseline'):.1f} times the parameters {both('fluidlm')}"
     ratio = speed("flat", "fluidlm, texts of 256 against one", 4096)
     yield f"a step of 4,096 tokens costs {ratio:.2f} times as much in texts of 256 as in a single one"
     yield (f"rank correlation of steps and loss {halt('correlation', 0.2):.2f} (95%: {halt('low', 0.2):.2f} to "
