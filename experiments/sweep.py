@@ -86,6 +86,7 @@ def main():
     ax.set(yticks=range(len(rows)), yticklabels=[f"{r['model']} {r['change']}" for r in rows],
            xlim=(min(losses) - 0.1, max(losses) + 0.05), xlabel="validation loss (nats per token); axis is cut",
            title=f"One setting changed, {60 * s.minutes:g} CPU-seconds each")
+    ax.margins(y=0.01)
     ax.invert_yaxis()
     save_picture(ax.figure, s.out, "sweep.png")
 
