@@ -513,7 +513,7 @@ def self_check():
         step.nu = 0
     check("viscosity matters: without it the logits move by", (model(idx)[0] - logits).abs().max(), 1e-2, ">=")
     ours, baseline = sum(p.numel() for p in Model(Config()).parameters()), 256 * 128 + 4 * 12 * 128 ** 2
-    check(f"parameters: {ours:,} / {baseline:,} of momentum gamma=0", ours / baseline, 0.5)
+    check(f"parameters: {ours:,} / {baseline:,} of a transformer as wide and deep", ours / baseline, 0.5)
 
     with open(__file__, "rb") as file:                           # train a small Zeus on the text of this file
         text = torch.tensor(list(file.read()))

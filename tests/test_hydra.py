@@ -261,9 +261,11 @@ def test_all_off_is_a_transformer_without_mlp():
 
 
 def test_less_than_half_of_the_parameters():
+    """At the same width and depth."""
     P = load_model("momentum")
     count = lambda model: sum(p.numel() for p in model.parameters() if p.requires_grad)
-    ours, baseline = count(Y.Model(Y.Config(vocab_size=65))), count(P.Model(P.Config(vocab_size=65, gamma=0.0)))
+    ours = count(Y.Model(Y.Config(vocab_size=65, n_layer=4)))
+    baseline = count(P.Model(P.Config(vocab_size=65, n_layer=4, gamma=0.0)))
     assert ours < baseline / 2, f"{ours:,} against {baseline:,}"
     free = [p for k, p in Y.Model(Y.Config()).named_parameters() if k.endswith("free")]
     assert [p.numel() for p in free] == [128 * 127 // 2] * 4
