@@ -70,8 +70,8 @@ def sentences():
     # wavefield
     below = -100 * np.expm1(loss("wavefield").mean() - base.mean())
     yield f"a perplexity {below:.1f}% *below* the transformer's after the same seconds"
-    yield (f"{perplexity('bpe', 'reach'):+.0%} at 8,000 byte pairs, {perplexity('char', 'reach'):+.0%} by characters; "
-           f"with V3.5's waves {perplexity('bpe', 'seed'):+.0%} and {perplexity('char', 'seed'):+.0%}")
+    yield (f"{perplexity('bpe', 'reach'):+.1%} at 8,000 byte pairs, {perplexity('char', 'reach'):+.1%} by characters; "
+           f"with V3.5's waves {perplexity('bpe', 'seed'):+.1%} and {perplexity('char', 'seed'):+.1%}")
     yield f"{cheaper[0]:.0f}x, {cheaper[1]:.0f}x and {cheaper[2]:.0f}x in measured time"
     # hydra
     size = lambda m: pick("race", "parameters", model=m, final=1)[0]
