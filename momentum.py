@@ -160,33 +160,6 @@ class ReLU2(torch.autograd.Function):
         return (g * ctx.saved_tensors[0]).mul_(2)
 
 
-class Shear(torch.autograd.Function):
-    """x_t + w (x_{t-1} - x_t), w = -gamma: one lerp over memory, and one back, where autograd would take eight."""
-
-    @staticmethod
-    def forward(ctx, x, w, last):
-        y, first = torch.empty_like(x), x[:, :1] if last is None else last
-        torch.lerp(x[:, 1:], x[:, :-1], w, out=y[:, 1:])
-        torch.lerp(x[:, :1], first, w, out=y[:, :1])
-        ctx.alone = last is None
-        ctx.save_for_backward(w, *(x, first) * ctx.needs_input_grad[1])
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, g):
-        w, *past = ctx.saved_tensors
-        gx, gw, edge = torch.empty_like(g), None, w * g[:, :1]   # edge: what flows to the token before the first
-        torch.lerp(g[:, :-1], g[:, 1:], w, out=gx[:, :-1])
-        torch.mul(g[:, -1:], 1 - w, out=gx[:, -1:])
-        if past:                                                 # gamma is learned
-            x, first = past
-            gw = (g * (torch.cat((first, x[:, :-1]), 1) - x)).sum_to_size(w.shape)
-        if ctx.alone:                                            # the first token stands for the one before it
-            gx[:, :1] += edge
-        return gx, gw, None if ctx.alone else edge
-
-
 def rms_norm(x):                                                 # (..., C) -> (..., C)
     """x / rms(x), over the last axis; without a backward to come, torch's own has fewer calls to make."""
     return RMSNorm.apply(x) if torch.is_grad_enabled() else F.rms_norm(x, x.shape[-1:], eps=1e-6)
@@ -209,8 +182,9 @@ def rope(x, turn):                                               # (..., T, H, D
 
 
 def shear(x, gamma, last=None):                                  # (B, T, ..., D), (..., 1), (B, 1, ..., D) -> as x
-    """x_t + gamma (x_t - x_{t-1}); the first token moves only if a stream says what came `last`."""
-    return Shear.apply(x, -gamma.to(x.dtype), last)
+    """x_t + gamma (x_t - x_{t-1}); lerp(a, b, w) is a + w (b - a), so this is one pass over memory."""
+    prev = torch.cat((x[:, :1] if last is None else last, x[:, :-1]), 1)
+    return torch.lerp(x, prev, -gamma.to(x.dtype).expand_as(x[:1, :1]))
 
 
 def attention(q, k, v, window):                                  # (B, T, H, D), 2 x (B, S, H, D) -> (B, T, H, D)

@@ -124,7 +124,7 @@ def draw(rows, s):
                 print(f"slope {slope:5.2f}  {panel:<9} {name:<15} {unit}")
                 a.loglog(n, y, "o-", ms=4, color=colour, label=f"{name}  {slope:.2f}", base=2)
             a.set(title=title, xlabel="tokens in a text", ylabel=unit, ylim=(None, 8 * a.get_ylim()[1]))
-            a.legend(fontsize=8, title="slope at the end", title_fontsize=8, loc="upper left", ncols=2)
+            a.legend(fontsize=7, title="slope at the end", title_fontsize=7, loc="upper left", ncols=2, handlelength=1)
     a, (n, ms, wave) = ax[0, 3], ([r[i] for r in rows if r[:2] == ("kernel", k)] for k, i in (
         ("attention", 2), ("attention", 3), ("wave", 3)))
     a.loglog(n, np.divide(ms, wave), "o-", color=COLOUR["wavefield"], base=2)
