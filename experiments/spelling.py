@@ -6,7 +6,7 @@ from the start of the validation text. Scored are the words that the training te
 text has, the lines in their place (a SPEAKER: after a blank line, and only there), the quotes and brackets that close.
 Stability: the largest rise of the training loss (mean of 20) above its lowest so far, also at three times the rate.
 
-    python experiments/spelling.py                 about a minute on two cores: one seed, 40 iterations
+    python experiments/spelling.py                 half a minute on two cores: one seed, 40 iterations
     python experiments/spelling.py full=true       three seeds, 300 iterations; resume=true goes on
 """
 import re
