@@ -5,7 +5,7 @@ Every entry is what one could type after `python train.py model=`. A change that
 these are the others. One thread, one seed, the whole validation text: a difference of 0.02 is noise. sweeps.md has the
 table of the full run, and what was tried before this script was written.
 
-    python experiments/sweep.py                    about four minutes on two cores: 10 seconds each
+    python experiments/sweep.py                    about eight minutes on two cores: 10 seconds each
     python experiments/sweep.py full=true dataset=shakespeare_char       180 seconds each; resume=true goes on
 """
 import sys
