@@ -260,6 +260,18 @@ def test_all_off_is_a_transformer_without_mlp():
     assert torch.equal(model(idx)[0], plain(idx)[0])
 
 
+def test_a_stream_keeps_its_rotation_but_not_from_training():
+    """Reading, the matrix is made once; a step of training on the same stream makes its own, or it would not learn."""
+    model, idx, state = awake(), torch.randint(23, (2, 12)), {}
+    with torch.no_grad():
+        model(idx, state=state)
+        kept = state[0]["A"]
+        model(idx, state=state)
+        assert state[0]["A"] is kept
+    model(idx, idx, state=state)[1].backward()
+    assert all(step.free.grad.abs().max() > 0 and step.kappa.grad != 0 for step in model.steps)
+
+
 def test_less_than_half_of_the_parameters():
     """At the same width and depth."""
     P = load_model("momentum")

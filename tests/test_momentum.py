@@ -91,17 +91,6 @@ def test_second_derivatives_are_refused(f):
         slope.sum().backward()
 
 
-@pytest.mark.parametrize("T", [1, 2, 5])
-@pytest.mark.parametrize("learned", [False, True])
-@pytest.mark.parametrize("last", [None, False, True])
-def test_shear_gradients(T, learned, last):
-    """last: no token before the first; one that is a constant; one with a gradient of its own."""
-    torch.manual_seed(T)
-    x, gamma = torch.randn(2, T, 2, 3, dtype=torch.float64), torch.randn(2, 1, dtype=torch.float64)
-    past = None if last is None else torch.randn(2, 1, 2, 3, dtype=torch.float64, requires_grad=last)
-    assert torch.autograd.gradcheck(M.shear, (x.requires_grad_(), gamma.requires_grad_(learned), past))
-
-
 @pytest.mark.parametrize("gamma", [-0.5, 0.0, 0.3, 1.0, 4.0])
 def test_bode(gamma):
     w = np.linspace(0.01, math.pi, 64)

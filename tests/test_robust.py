@@ -416,11 +416,13 @@ def test_interrupt_of_the_last_score_loses_no_step(inside, text_file, tmp_path, 
     assert float((tmp_path / "out/momentum/log.csv").read_text().splitlines()[-1].split(",")[3]) > 0
 
 
-def test_a_closed_pipe_saves(inside, text_file, monkeypatch):
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC, errno.EIO])
+def test_output_that_nobody_takes_saves(number, inside, text_file, monkeypatch):
+    """A pipe that is closed, a log on a full disk, a terminal that went away."""
     class Closed(io.StringIO):
         def write(self, text):
             if "iteration 2" in self.getvalue():
-                raise BrokenPipeError
+                raise OSError(number, "no more")
             return super().write(text)
     monkeypatch.setattr(sys, "stdout", Closed())
     inside(*TINY, f"dataset={text_file}", "max_iters=100000", "eval_interval=1")
