@@ -13,8 +13,9 @@ import os
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import redirect_stdout
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -72,7 +73,7 @@ def read_csv(path):
 def collect(path, columns, work, jobs, resume=False):
     """The rows, as dicts, of work(*job) for every job: a list of lists that go on after the columns of the job itself.
     resume: jobs whose rows are in the CSV already are not done again."""
-    jobs, keys = list(jobs), columns[:len(jobs[0])]
+    jobs, keys = list(dict.fromkeys(jobs)), columns[:len(jobs[0])]
     wanted, done = {tuple(number(str(v)) for v in job): job for job in jobs}, {}
     for row in read_csv(path) if resume else []:
         key = tuple(row.get(k) for k in keys)
@@ -91,14 +92,12 @@ def collect(path, columns, work, jobs, resume=False):
         for job in todo:
             finished(job, work(*job))
     else:
-        with ProcessPoolExecutor(min(cores, len(todo)), multiprocessing.get_context("spawn")) as pool:
-            futures = {pool.submit(work, *job): job for job in todo}
-            try:
-                for future in as_completed(futures):
-                    finished(futures[future], future.result())
-            except BaseException:                       # Ctrl-C, or a job that failed: not the rest either
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        waiting, running, cores = iter(todo), {}, min(cores, len(todo))
+        with ProcessPoolExecutor(cores, multiprocessing.get_context("spawn")) as pool:
+            while len(done) < len(jobs):                # none is queued: after Ctrl-C no other job begins
+                running |= {pool.submit(work, *job): job for job in islice(waiting, cores - len(running))}
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    finished(running.pop(future), future.result())
     write_csv(path, columns, [[*j, *r] for j in jobs for r in done[j]])
     return read_csv(path)
 
