@@ -3,8 +3,9 @@ Write text with a trained model, one character at a time, for as long as you lik
 
     python sample.py model=fluidlm prompt="ROMEO:" tokens=500 temperature=0.8
 
-The prompt and every new token go through the model's `state`: what a model must remember to go on. Two of the five hold
-a state that never grows; the others a key/value cache of block_size tokens. The last line says how large it is.
+The prompt and every new token go through the model's `state`: what a model must remember to go on.
+Two of the five hold a state that never grows; the others a key/value cache of block_size tokens. The
+last line says how large it is.
 """
 import codecs
 import sys
@@ -14,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from data.record import load_checkpoint, tensors
-from data.settings import UserError, guard, settings
-from train import build, generate, pick_device
+from common.checkpoint import build, load_checkpoint, tensor_bytes
+from common.machine import pick_device
+from common.settings import UserError, guard, settings
 
 
 @dataclass
@@ -25,11 +26,11 @@ class Sample:
     ckpt: str = ""                      # or the path of any checkpoint
     prompt: str = "\n"                  # the text to go on from
     tokens: int = 500                   # how many tokens to write
-    temperature: float = 0.8            # below 1 sharpens the distribution; 0 always takes the likeliest token
+    temperature: float = 0.8            # below 1 sharpens the distribution; 0: always the likeliest
     top_k: int = 40                     # only the k likeliest tokens; 0: all
-    top_p: float = 1.0                  # only the likeliest tokens that together have this probability
+    top_p: float = 1.0                  # only the likeliest that together have this probability
     seed: int = 1                       # of the random choices
-    device: str = "auto"                # auto takes cuda if there is one, else cpu; or cpu, cuda, cuda:1, mps
+    device: str = "auto"                # auto: cuda if there is one, else cpu; or cpu, cuda:1, mps
 
     def __post_init__(self):
         if not 0 <= self.temperature <= 100:
@@ -38,8 +39,28 @@ class Sample:
             raise ValueError(f"top_p={self.top_p} should be above 0 and at most 1")
 
 
-def tensor_bytes(state):
-    return sum(t.numel() * t.element_size() for t in tensors(state))
+@torch.inference_mode()
+def generate(model, ids, tokens, temperature=0.8, top_k=40, top_p=1.0, seed=1, state=None):
+    """Yield new tokens after the prompt `ids`: the prompt in chunks, then one by one."""
+    device = next(model.parameters()).device
+    state = {} if state is None else state
+    generator = torch.Generator().manual_seed(seed)
+    was_training = model.training
+    model.eval()
+    prompt = torch.as_tensor(ids, dtype=torch.long, device=device)
+    for chunk in prompt.split(model.config.block_size):
+        logits = model(chunk[None], state=state)[0][0, -1]
+    if temperature < 1e-4:              # take the likeliest; no division overflows
+        temperature, top_k = 1.0, 1
+    for i in range(tokens):
+        probs, order = torch.softmax(logits.float().cpu() / temperature, 0).sort(descending=True)
+        probs[top_k or len(probs):] = 0
+        probs[probs.cumsum(0) - probs >= top_p * probs.sum()] = 0       # always keeps the first
+        new = order[torch.multinomial(probs, 1, generator=generator)]
+        yield int(new)
+        if i + 1 < tokens:
+            logits = model(new.reshape(1, 1).to(device), state=state)[0][0, -1]
+    model.train(was_training)
 
 
 def main():
@@ -51,9 +72,11 @@ def main():
     if len(ids) == 0:
         raise UserError("the prompt is empty; give it at least one character, prompt=\"...\"")
     print(s.prompt, end="", flush=True)
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")       # a token may be a part of a character
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")   # half a letter
     state, began, first = {}, time.perf_counter(), None
-    for new in generate(model, ids.astype("int64"), s.tokens, s.temperature, s.top_k, s.top_p, s.seed, state):
+    ids = ids.astype("int64")
+    written = generate(model, ids, s.tokens, s.temperature, s.top_k, s.top_p, s.seed, state)
+    for new in written:
         first = first or time.perf_counter()            # the prompt is not counted
         print(decoder.decode(tokenizer.token_bytes(new)), end="", flush=True)
     speed = max(0, s.tokens - 1) / max(1e-9, time.perf_counter() - (first or began))

@@ -10,7 +10,7 @@ import heapq
 from collections import Counter, defaultdict
 from itertools import pairwise
 
-from data.text import UserError
+from common.settings import UserError
 
 try:
     import regex

@@ -7,14 +7,12 @@ Text in, tokens out: tokenizers, and data sets as folders on disk.
 Nothing is read without a check and nothing is written in place: a file is either whole or absent. Whatever a user can
 mend is a UserError: one line that says what is wrong and what to do.
 """
-import hashlib
 import http.client
 import importlib.util
 import io
 import json
+import math
 import os
-import secrets
-import shutil
 import urllib.request
 import zipfile
 import zlib
@@ -23,12 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.settings import UserError, did_you_mean
-
-try:
-    import fcntl
-except ImportError:                                     # Windows
-    fcntl = None
+from common.files import read_file, sha256, write_atomic
+from common.settings import UserError, did_you_mean
 
 
 @dataclass
@@ -36,6 +30,11 @@ class Dataset:
     train: np.ndarray       # tokens, a memory map
     val: np.ndarray
     meta: dict              # what meta.json says, with the whole tokenizer spec in meta["tokenizer"]
+
+    @property
+    def bits(self):
+        """Bits per byte for each nat per token, on the validation text."""
+        return self.meta["val"]["tokens"] / self.meta["val"]["bytes"] / math.log(2)
 
 
 # Tokenizers.
@@ -113,54 +112,6 @@ def is_unicode(text):
 
 # Files.
 
-def write_atomic(path, data):
-    """Write bytes so that `path` is the old file or the whole new one, whatever fails or runs beside us."""
-    path = Path(path)
-    temp = path.parent / f".tmp-{secrets.token_hex(8)}-{path.name}"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temp, "xb") as f:
-                f.write(data)
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(temp, path)
-        finally:
-            temp.unlink(missing_ok=True)
-    except OSError as e:
-        raise UserError(f"cannot write {path}: {e.strerror or e}; make room or write to another folder") from None
-
-
-def lock(out):
-    """An open file in the folder `out` that keeps other processes from training there until it is closed."""
-    try:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        file = open(Path(out, ".lock"), "w")
-    except OSError as e:
-        raise UserError(f"cannot write into the folder {out}: {e.strerror}; give another with out=...") from None
-    try:
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise UserError(f"another process is training in {out}; wait for it, or give another out=...") from None
-    except OSError:                                     # a file system without locks
-        pass
-    for path in Path(out).glob(".tmp-*"):               # what a kill has left half-written
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-    return file
-
-
-def read_file(path):
-    """The bytes of a regular file."""
-    try:
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise UserError(f"{path} is {'a folder' if os.path.isdir(path) else 'no regular file'}; give a file")
-        return Path(path).read_bytes()
-    except (OSError, ValueError) as e:
-        raise UserError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}; give a file you can read") from None
-
-
 def to_text(data, name):
     """bytes -> str, if they are text."""
     if not data.strip():
@@ -180,10 +131,6 @@ def unzip(data, names, name):
             return [to_text(z.read(member), member) for member in names]
     except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, RuntimeError, EOFError) as e:
         raise UserError(f"{name} is not the expected zip file ({e}); get the right one") from None
-
-
-def sha256(data):
-    return hashlib.sha256(data).hexdigest()
 
 
 def check(data, size, sha, name):

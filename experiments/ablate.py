@@ -17,10 +17,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import COLOUR, NAMES, chosen, collect, read_settings, save_picture, short_run
+from lab import COLOUR, NAMES, chosen, collect, get_data, read_settings, save_picture, short_run
 
-import train
-from train import ensure_dataset, guard
+from common.settings import guard
 
 COLUMNS = "model without iters seed dataset small val_loss bits_per_byte".split()
 
@@ -102,8 +101,8 @@ TERMS = {
 
 def work(name, without, iters, seed, dataset, small):
     alter = TERMS[name].get(without, lambda model: None)         # "" leaves everything in
-    ckpt, _, _ = short_run(name, dataset, small=small, alter=alter, max_iters=iters, seed=seed, eval_interval=iters)
-    return [ckpt["rows"][-1][3:5]]
+    _, _, progress = short_run(name, dataset, small=small, alter=alter, max_iters=iters, seed=seed, evaluations=1)
+    return [progress.rows[-1][3:5]]
 
 
 def draw(rows, s):
@@ -140,7 +139,7 @@ def draw(rows, s):
 
 def main():
     s = read_settings(Settings, FULL)
-    ensure_dataset(s.dataset, train.ROOT / "data", Path("out/data"))
+    get_data(s.dataset)
     jobs = [(name, term, s.max_iters, seed, s.dataset, s.small)
             for seed in range(s.seeds) for name in chosen(s.models, TERMS) for term in ("", *TERMS[name])]
     draw(collect(Path(s.out, "ablate.csv"), COLUMNS, work, jobs, s.resume), s)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import COLOUR, collect, read_settings, save_picture, short_run
+from lab import COLOUR, collect, get_data, read_settings, save_picture, short_run
 
-import train
-from train import ensure_dataset, guard, load_model
+from common.checkpoint import load_model
+from common.settings import guard, settings, split
 
 CHANGES = ["momentum gamma=-0.5", "momentum gamma=1", "momentum shear=k", "wavefield stride=4",
            "wavefield stride=4 init=seed", "hydra nu=0", "hydra laplacian=seed", "hydra rotation=cayley",
@@ -37,15 +37,15 @@ class Settings:
 def work(change, dataset, iters, small):
     """Train `model key=value ...` -> the loss on the whole validation text."""
     name, *words = change.split()
-    config = train.settings(words, load_model(name).Config)
-    given = {key: getattr(config, key) for key in train.split(words)}
-    ckpt, _, _ = short_run(name, dataset, given, small, max_iters=iters, eval_interval=iters)
-    return [[ckpt["rows"][-1][3]]]
+    config = settings(words, load_model(name).Config)
+    given = {key: getattr(config, key) for key in split(words)}
+    _, _, progress = short_run(name, dataset, given, small, max_iters=iters, evaluations=1)
+    return [[progress.rows[-1][3]]]
 
 
 def main():
     s = read_settings(Settings, dict(iters=60))
-    ensure_dataset(s.dataset, train.ROOT / "data", Path("out/data"))
+    get_data(s.dataset)
     models = sorted({change.split()[0] for change in CHANGES})
     rows = collect(Path(s.out, "changes.csv"), COLUMNS, work,
                    [(change, s.dataset, s.iters, s.small) for change in [*models, *CHANGES]], s.resume)

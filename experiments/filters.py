@@ -24,11 +24,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import COLOURS, NAMES, read_settings, save_picture, short_run, write_csv
+from lab import COLOURS, NAMES, read_settings, save_picture, short_run, write_csv
 
-import train
-from data.settings import UserError
-from train import guard, load_model
+from common.checkpoint import build, load_checkpoint, load_model
+from common.settings import UserError, guard
 
 momentum, wavefield, fluidlm, hydra, advection = map(load_model, NAMES)
 COLUMNS = "mixer setting frequency gain phase measured_gain measured_phase".split()
@@ -130,8 +129,8 @@ def main():
     s = read_settings(Settings, dict(max_iters=600))
     w = np.geomspace(math.pi / 160, math.pi, 320)
     at, rows, curves = np.arange(10, 320, 21), [], []
-    trained = (train.build(train.load_checkpoint(s.ckpt), s.ckpt)[0] if Path(s.ckpt).exists() else
-               short_run("wavefield", s.dataset, small=s.small, max_iters=s.max_iters)[1])
+    trained = (build(load_checkpoint(s.ckpt), s.ckpt)[0] if Path(s.ckpt).exists() else
+               short_run("wavefield", s.dataset, small=s.small, max_iters=s.max_iters)[0])
     if s.layer >= trained.config.n_layer:
         raise UserError(f"layer={s.layer} is not one of the {trained.config.n_layer}, which count from 0")
     with torch.inference_mode():

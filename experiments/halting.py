@@ -21,12 +21,10 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import COLOURS, read_settings, save_picture, short_run, write_csv
+from lab import COLOURS, get_data, read_settings, save_picture, short_run, write_csv
 
-import train
-from data.settings import UserError, convert
-from data.text import ensure_dataset, load_dataset
-from train import guard, load_checkpoint
+from common.checkpoint import build, load_checkpoint
+from common.settings import UserError, convert, guard
 
 COLUMNS = ("epsilon n_layer n_steps mean_steps share_of_steps val_loss loss_paid ms_per_token correlation low high "
            "tokens").split()
@@ -116,13 +114,14 @@ def draw(rows, epsilon, steps, loss):
 def main():
     s = read_settings(Settings, dict(minutes=4.0, windows=128))
     if s.ckpt:
-        model = train.build(ckpt := load_checkpoint(s.ckpt), s.ckpt)[0].eval()
-        data = load_dataset(ensure_dataset(ckpt["train"]["dataset"], train.ROOT / "data", Path("out/data")))
+        ckpt = load_checkpoint(s.ckpt)
+        model = build(ckpt, s.ckpt)[0].eval()
+        data = get_data(ckpt["train"]["dataset"])
         if not hasattr(model.config, "epsilon") or model.config.n_steps < 2:
             raise UserError(f"{s.ckpt} takes one Euler step in a layer: none to save; train fluidlm with n_steps=6")
     else:
         length = dict(max_iters=1) if s.small else dict(minutes=s.minutes)
-        _, model, data = short_run("fluidlm", s.dataset, dict(n_layer=s.n_layer, n_steps=s.n_steps), s.small, **length)
+        model, data, _ = short_run("fluidlm", s.dataset, dict(n_layer=s.n_layer, n_steps=s.n_steps), s.small, **length)
     T, values = model.config.block_size, np.asarray(data.val).astype(np.int64)
     at = np.linspace(0, len(values) - T - 1, s.windows).astype(int)
     window = torch.from_numpy(values[at[:, None] + np.arange(T + 1)])

@@ -20,10 +20,10 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import COLOURS, collect, read_settings, save_picture
+from lab import COLOURS, collect, read_settings, save_picture
 
-from data.settings import convert
-from train import guard, load_model
+from common.checkpoint import load_model
+from common.settings import convert, guard
 
 momentum = load_model("momentum")
 COLUMNS = "task layers shear gamma seed steps accuracy loss".split()

@@ -17,11 +17,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import COLOUR, NAMES, chosen, collect, read_settings, save_picture, short_run
+from lab import COLOUR, NAMES, chosen, collect, get_data, read_settings, save_picture, short_run
 
-import train
-from sample import tensor_bytes
-from train import ensure_dataset, guard
+from common.checkpoint import tensor_bytes
+from common.settings import guard
+from train import Train
 
 ENTRANTS = {"baseline": ("momentum", dict(gamma=0.0))} | {name: (name, {}) for name in NAMES}
 COLUMNS = ("model budget limit seed dataset small iter tokens seconds val_loss bits_per_byte final "
@@ -68,8 +68,9 @@ def work(model, budget, limit, seed, dataset, small):
     """One run -> a row per evaluation: on 128 windows, at last on the whole text and with all measurements."""
     name, changes = ENTRANTS[model]
     length = dict(minutes=limit) if budget == "seconds" else dict(max_iters=int(limit))
-    ckpt, trained, data = short_run(name, dataset, changes, small, seed=seed, **length)
-    batch, rows = ckpt["train"]["batch_size"] * trained.config.block_size, [r for r in ckpt["rows"] if r[3] != ""]
+    trained, data, progress = short_run(name, dataset, changes, small, seed=seed, **length)
+    batch = Train.batch_size * trained.config.block_size
+    rows = [r for r in progress.rows if r[3] != ""]
     idx = torch.from_numpy(data.val[:1000].astype(np.int64))[None]
     with torch.inference_mode():
         speed, size = generation(trained, idx)
@@ -125,7 +126,7 @@ def draw(rows, s):
 
 def main():
     s = read_settings(Settings, FULL)
-    ensure_dataset(s.dataset, train.ROOT / "data", Path("out/data"))
+    get_data(s.dataset)
     models, budgets = chosen(s.models, ENTRANTS), (("seconds", s.minutes), ("tokens", s.max_iters))
     jobs = [(model, budget, limit, seed, s.dataset, s.small)
             for seed in range(s.seeds) for budget, limit in budgets for model in models]

@@ -7,9 +7,11 @@ from functools import partial
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from common import COLOUR, NAMES
+from lab import COLOUR, NAMES
 
-from train import Train, clip_gradients, load_model, make_optimizers
+from common.checkpoint import load_model
+from common.optimizer import clip_gradients, make_optimizers
+from train import Train
 
 KERNELS = {"attention": "#777777", "wave": COLOUR["wavefield"], "wave by FFT": COLOUR["advection_glu"],
            "scan": COLOUR["fluidlm"], "scan as a loop": "#000000"}

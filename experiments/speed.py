@@ -22,12 +22,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import COLOUR, NAMES, read_settings, save_picture, write_csv
+from lab import COLOUR, NAMES, read_settings, save_picture, write_csv
 from rivals import KERNELS, PUBLISHED, RATIOS, kernel, reading, training, whole_steps
 from stopwatch import alternate, peak, shares
 
-from sample import tensor_bytes
-from train import guard
+from common.checkpoint import tensor_bytes
+from common.settings import guard
 
 COLUMNS = "panel name n ms mib ratio at_least".split()
 

@@ -17,11 +17,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from common import COLOUR, collect, read_settings, save_picture, short_run
+from lab import COLOUR, collect, get_data, read_settings, save_picture, short_run
 
-import train
-from data.text import Tokenizer, ensure_dataset
-from train import generate, guard
+from common.settings import guard
+from data.text import Tokenizer
+from sample import generate
+from train import Train
 
 ENTRANTS = {"baseline": ("momentum", {"gamma": 0.0}), "advection_glu": ("advection_glu", {})}
 SCORES = "known_words only_validation play_lines closed largest_rise".split()
@@ -78,21 +79,21 @@ def rise(losses, width=20):
 def work(model, lr_factor, iters, seed, dataset, small, characters):
     """Train, write, score -> one row."""
     name, changes = ENTRANTS[model]
-    ckpt, trained, data = short_run(name, dataset, changes, small, max_iters=iters, eval_interval=iters, seed=seed,
-                                    lr=train.Train.lr * lr_factor)
+    trained, data, progress = short_run(name, dataset, changes, small, max_iters=iters, evaluations=1, seed=seed,
+                                    lr=Train.lr * lr_factor)
     tokenizer = Tokenizer(data.meta["tokenizer"])
     text = tokenizer.decode(list(generate(trained, data.val[:8].astype(np.int64), characters, seed=seed)))
     train_words, val_words = (set(words(tokenizer.decode(split))) for split in (data.train, data.val))
     written = words(text) or ["?"]
     share = lambda vocabulary: float(np.mean([w in vocabulary for w in written]))
-    losses = [row[2] for row in ckpt["rows"] if row[2] != ""]
-    return [[ckpt["rows"][-1][3], share(train_words), share(val_words - train_words), play_lines(text), closed(text),
+    losses = [row[2] for row in progress.rows if row[2] != ""]
+    return [[progress.rows[-1][3], share(train_words), share(val_words - train_words), play_lines(text), closed(text),
              rise(losses)]]
 
 
 def main():
     s = read_settings(Settings, FULL)
-    ensure_dataset(s.dataset, train.ROOT / "data", Path("out/data"))
+    get_data(s.dataset)
     jobs = [(m, factor, s.iters, seed, s.dataset, s.small, s.characters)
             for seed in range(s.seeds) for factor in (1, 3) for m in ENTRANTS]
     rows = collect(Path(s.out, "spelling.csv"), COLUMNS, work, jobs, s.resume)

@@ -14,10 +14,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import COLOUR, chosen, collect, read_settings, save_picture, short_run
+from lab import COLOUR, chosen, collect, get_data, read_settings, save_picture, short_run
 
-import train
-from train import ensure_dataset, guard, load_model
+from common.checkpoint import load_model
+from common.settings import guard, settings, split
+from train import Train
 
 TRIED = {                       # most were tried at four layers, before three became the default
     "wavefield": ["n_layer=3", "n_layer=4", "n_layer=4 stride=4", "n_layer=4 stride=4 init=seed", "n_layer=4 init=seed",
@@ -50,14 +51,14 @@ class Settings:
 
 def work(name, change, minutes, seed, dataset, small):
     """Train `name key=value ...` for so long -> iterations, parameters, speed, loss."""
-    Config, words = load_model(name).Config, train.split(change.split())
-    train_, config = train.settings(change.split(), train.Train, Config)
+    Config, words = load_model(name).Config, split(change.split())
+    train, config = settings(change.split(), Train, Config)
     own = {f.name for f in fields(Config)}
     pick = lambda settings, keys: {key: getattr(settings, key) for key in keys}
-    ckpt, model, _ = short_run(name, dataset, pick(config, words.keys() & own), small, seed=seed, minutes=minutes,
-                               **pick(train_, words.keys() - own))
-    step, seconds, loss = (ckpt["rows"][-1][i] for i in (0, 1, 3))
-    tokens = step * ckpt["train"]["batch_size"] * model.config.block_size
+    model, _, progress = short_run(name, dataset, pick(config, words.keys() & own), small, seed=seed, minutes=minutes,
+                               **pick(train, words.keys() - own))
+    step, seconds, loss = (progress.rows[-1][i] for i in (0, 1, 3))
+    tokens = step * train.batch_size * model.config.block_size
     return [[step, sum(p.numel() for p in model.parameters() if p.requires_grad), tokens / seconds, loss]]
 
 
@@ -70,7 +71,7 @@ def table(rows):
 
 def main():
     s = read_settings(Settings, dict(minutes=3.0))
-    ensure_dataset(s.dataset, train.ROOT / "data", Path("out/data"))
+    get_data(s.dataset)
     jobs = [(name, change, s.minutes, s.seed, s.dataset, s.small) for name in chosen(s.models, TRIED)
             for change in TRIED[name]]
     rows = collect(Path(s.out, "sweep.csv"), COLUMNS, work, jobs, s.resume)

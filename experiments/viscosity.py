@@ -17,10 +17,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import COLOURS, collect, read_settings, save_picture, short_run
+from lab import COLOURS, collect, get_data, read_settings, save_picture, short_run
 
-import train
-from train import ensure_dataset, guard
+from common.checkpoint import load_model
+from common.settings import guard
 
 COLUMNS = "schedule laplacian nu iters seed dataset small val_loss bits_per_byte".split()
 
@@ -48,15 +48,15 @@ def variants(nu):                                                # schedule, lap
 def work(schedule, laplacian, nu, iters, seed, dataset, small):
     changes = dict(laplacian=laplacian, nu=nu) | ({} if schedule == "none" else {"schedule": schedule})
     changes |= dict(n_layer=3) if small else {}                  # one layer has no schedule
-    ckpt, _, _ = short_run("hydra", dataset, changes, small, max_iters=iters, seed=seed, eval_interval=iters)
-    return [ckpt["rows"][-1][3:5]]
+    _, _, progress = short_run("hydra", dataset, changes, small, max_iters=iters, seed=seed, evaluations=1)
+    return [progress.rows[-1][3:5]]
 
 
 def draw(rows, s):
     from matplotlib.figure import Figure
     fig = Figure(figsize=(11, 4.5), layout="constrained")
     left, right = fig.subplots(1, 2, width_ratios=(1, 1.6))
-    hydra, labels = train.load_model("hydra"), []
+    hydra, labels = load_model("hydra"), []
     print(f"{'schedule':<10} {'stencil':<8} {'nu':>5}   validation loss: mean, of each seed")
     for y, (schedule, laplacian, nu) in enumerate(variants(s.nu)):
         loss = [r["val_loss"] for r in rows if (r["schedule"], r["laplacian"]) == (schedule, laplacian)
@@ -81,7 +81,7 @@ def draw(rows, s):
 
 def main():
     s = read_settings(Settings, FULL)
-    ensure_dataset(s.dataset, train.ROOT / "data", Path("out/data"))
+    get_data(s.dataset)
     jobs = [(*variant, s.max_iters, seed, s.dataset, s.small) for seed in range(s.seeds) for variant in variants(s.nu)]
     draw(collect(Path(s.out, "viscosity.csv"), COLUMNS, work, jobs, s.resume), s)
 

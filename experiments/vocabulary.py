@@ -16,11 +16,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import COLOUR, collect, read_settings, save_picture, short_run
+from lab import COLOUR, collect, get_data, read_settings, save_picture, short_run
 
-import train
-from data.text import Tokenizer, load_dataset, make_tokenizer, prepared, write_dataset
-from train import ensure_dataset, guard
+from common.settings import guard
+from data.text import Tokenizer, make_tokenizer, prepared, write_dataset
 
 ENTRANTS = {"baseline": ("momentum", dict(gamma=0.0)), "reach": ("wavefield", dict(init="reach")),
             "seed": ("wavefield", dict(stride=4, init="seed"))}
@@ -41,7 +40,7 @@ class Settings:
 
 def cut(dataset, vocab):
     """The folder of the same text in byte pairs."""
-    data = load_dataset(ensure_dataset(dataset, train.ROOT / "data", Path("out/data")))
+    data = get_data(dataset)
     folder, source = Path(f"out/data/{Path(dataset).stem}-bpe{vocab}"), data.meta["source"] | {"vocab": vocab}
     if not prepared(folder, source):
         texts = [Tokenizer(data.meta["tokenizer"]).decode(part) for part in (data.train, data.val)]
@@ -52,8 +51,8 @@ def cut(dataset, vocab):
 def work(model, level, iters, seed, vocab, dataset, small):
     name, changes = ENTRANTS[model]
     text = cut(dataset, vocab) if level == "bpe" else dataset
-    ckpt, _, _ = short_run(name, text, changes, small, max_iters=iters, seed=seed, eval_interval=iters)
-    return [ckpt["rows"][-1][3:5]]
+    _, _, progress = short_run(name, text, changes, small, max_iters=iters, seed=seed, evaluations=1)
+    return [progress.rows[-1][3:5]]
 
 
 def main():

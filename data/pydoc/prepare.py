@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from data.settings import guard, settings
-from data.text import UserError, make_tokenizer, prepared, run, sha256, write_dataset
+from common.settings import UserError, guard, settings
+from data.text import make_tokenizer, prepared, run, sha256, write_dataset
 
 
 @dataclass

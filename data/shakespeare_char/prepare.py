@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from data.settings import guard, settings
+from common.settings import guard, settings
 from data.text import fetch, make_tokenizer, obtain, prepared, read_file, run, sha256, to_text, write_dataset
 
 COMMIT = "6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e"

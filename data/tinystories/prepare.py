@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from data.settings import guard, settings
+from common.settings import guard, settings
 from data.text import fetch, make_tokenizer, obtain, prepared, read_file, run, sha256, to_text, write_dataset
 
 URL = "https://huggingface.co/datasets/roneneldan/TinyStories/resolve/main/TinyStoriesV2-GPT4-valid.txt"

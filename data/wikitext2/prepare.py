@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from data.settings import guard, settings
+from common.settings import guard, settings
 from data.text import fetch, make_tokenizer, obtain, prepared, read_file, run, sha256, unzip, write_dataset
 
 URL = "https://huggingface.co/datasets/ggml-org/ci/resolve/main/wikitext-2-raw-v1.zip"

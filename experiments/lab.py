@@ -11,10 +11,9 @@ import io
 import multiprocessing
 import os
 import sys
-import tempfile
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from contextlib import redirect_stdout
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -22,9 +21,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import train
-from data.settings import UserError, did_you_mean
-from data.text import load_dataset, write_atomic
+from common import files
+from common.checkpoint import ROOT, load_model
+from common.pictures import draw
+from common.score import evaluate
+from common.settings import UserError, did_you_mean, settings, split
+from data.text import ensure_dataset, load_dataset
+from train import Progress, Train, fit
 
 COLOURS = "#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #000000".split()        # Okabe and Ito
 NAMES = "momentum wavefield fluidlm hydra advection_glu".split()
@@ -36,7 +39,8 @@ torch.set_num_threads(1)
 def read_settings(Settings, full):
     """Settings from the command line; full=true takes the values of `full` as defaults."""
     argv = sys.argv[1:]
-    return train.settings(argv, Settings, defaults=full if train.split(argv).get("full", "").lower() == "true" else {})
+    wanted = split(argv).get("full", "").lower() == "true"
+    return settings(argv, Settings, defaults=full if wanted else {})
 
 
 def chosen(text, names):
@@ -57,10 +61,7 @@ def number(text):
 
 def write_csv(path, columns, rows):
     """Rows of a table as a file; numbers with at most six digits after the first."""
-    text = io.StringIO()
-    cells = [[f"{v:.7g}" if isinstance(v, float) else v for v in row] for row in rows]
-    csv.writer(text, lineterminator="\n").writerows([columns, *cells])
-    write_atomic(path, text.getvalue().encode())
+    files.write_csv(path, columns, [[f"{v:.7g}" if isinstance(v, float) else v for v in row] for row in rows])
 
 
 def read_csv(path):
@@ -102,45 +103,45 @@ def collect(path, columns, work, jobs, resume=False):
     return read_csv(path)
 
 
-def short_run(name, dataset, changes={}, small=False, alter=lambda model: None, **settings):
-    """Train a model by train.py, without samples and portraits -> checkpoint, model, data.
+def get_data(dataset):
+    return load_dataset(ensure_dataset(dataset, ROOT / "data", Path("out/data")))
+
+
+def short_run(name, dataset, changes={}, small=False, alter=lambda model: None, evaluations=10, **settings):
+    """Train a model -> model, data, progress, whose rows are (iter, seconds, train_loss, val_loss, bits_per_byte).
+
     changes: of its Config; settings: of train.py, whose minutes are CPU time here, evaluations not counted;
     alter(model) comes before training; small: to try a script out."""
-    data = load_dataset(train.ensure_dataset(dataset, train.ROOT / "data", Path("out/data")))
-    module, away = train.load_model(name), 0.0
+    data = get_data(dataset)
+    module = load_model(name)
     sizes = dict(n_layer=1, n_embd=16, block_size=16) if small else {}
-    Model, portrait, generate, evaluate = module.Model, module.portrait, train.generate, train.evaluate
+    train = Train(model=name, dataset=dataset, device="cpu", **settings)
+    torch.manual_seed(train.seed)
+    model = module.Model(module.Config(**{"vocab_size": data.meta["vocab_size"]} | sizes | changes))
+    alter(model)
+    progress = Progress()
 
-    def altered(config):
-        model = Model(config)
-        alter(model)
-        return model
+    def record(loss, windows):
+        val = evaluate(model, data.val, train.batch_size, torch.device("cpu"), nullcontext(), windows)
+        progress.rows.append([progress.step, progress.seconds, loss, val, val * data.bits])
 
-    def unclocked(*args):
-        nonlocal away
-        began = time.process_time()
-        loss = evaluate(*args)
-        away += time.process_time() - began
-        return loss
-
-    module.Model, module.portrait, train.generate = altered, lambda *args: None, lambda *args: []
-    train.evaluate = unclocked
+    few = train.eval_iters * train.batch_size
+    record("", few)
+    done = 0.0
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            run = train.Train(model=name, dataset=dataset, out=folder, device="cpu", **settings)
-            config = module.Config(**{"vocab_size": data.meta["vocab_size"]} | sizes | changes)
-            with redirect_stdout(io.StringIO()):
-                loss = train.run(run, config, module, data, clock=lambda: time.process_time() - away)
-            if loss is None:
-                raise UserError("stopped; resume=true goes on")
-            ckpt = train.load_checkpoint(f"{folder}/ckpt.pt")
-            return ckpt, train.build(ckpt, folder)[0].eval(), data
-    finally:
-        module.Model, module.portrait, train.generate, train.evaluate = Model, portrait, generate, evaluate
+        for loss, _ in fit(model, data.train, train, progress, clock=time.process_time):
+            last, done = done, progress.share(train)
+            if int(evaluations * done) > int(evaluations * last):
+                record(loss, None if done >= 1 else few)
+            else:
+                progress.rows.append([progress.step, progress.seconds, loss, "", ""])
+    except FloatingPointError as e:
+        raise UserError(f"{name} diverged: {e}; lower lr") from None
+    return model.eval(), data, progress
 
 
 def save_picture(fig, out, name):
     """Write a figure, whole or not at all."""
     Path(out).mkdir(parents=True, exist_ok=True)
-    train.draw(out, {name: lambda path: fig.savefig(path, dpi=110)})
+    draw(out, {name: lambda path: fig.savefig(path, dpi=110)})
     print(f"wrote {Path(out, name).with_suffix('.csv')} and {Path(out, name)}")

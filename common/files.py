@@ -1,0 +1,80 @@
+"""
+Files that are whole or absent: written under a temporary name and moved into place. No torch here, so that preparing
+data needs none.
+"""
+import csv
+import hashlib
+import io
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+from common.settings import UserError
+
+try:
+    import fcntl
+except ImportError:                                     # Windows
+    fcntl = None
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_atomic(path, data):
+    """Write bytes so that `path` is the old file or the whole new one, whatever fails or runs beside us."""
+    path = Path(path)
+    temp = path.parent / f".tmp-{secrets.token_hex(8)}-{path.name}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temp, "xb") as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(temp, path)
+        finally:
+            temp.unlink(missing_ok=True)
+    except OSError as e:
+        raise UserError(f"cannot write {path}: {e.strerror or e}; make room or write to another folder") from None
+
+
+def write_csv(path, columns, rows):
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    write_atomic(path, text.getvalue().encode())
+
+
+def lock(out):
+    """An open file in the folder `out` that keeps other processes from training there until it is closed."""
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        file = open(Path(out, ".lock"), "w")
+    except OSError as e:
+        raise UserError(f"cannot write into the folder {out}: {e.strerror}; give another with out=...") from None
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UserError(f"another process is training in {out}; wait for it, or give another out=...") from None
+    except OSError:                                     # a file system without locks
+        pass
+    for path in Path(out).glob(".tmp-*"):               # what a kill has left half-written
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return file
+
+
+def read_file(path):
+    """The bytes of a regular file."""
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            kind = "a folder" if os.path.isdir(path) else "no regular file"
+            raise UserError(f"{path} is {kind}; give a file")
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as e:
+        raise UserError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}; give a file you can read") from None

@@ -1,0 +1,110 @@
+"""What the machine gives: devices and their memory, processes of one run, interruptions."""
+import math
+import os
+import signal
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from common.settings import UserError
+
+
+def pick_device(name):
+    """torch.device for auto, cpu, cuda, cuda:1, mps."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except Exception:                                   # torch has many words for it
+        raise UserError(f"device={name} is not there or cannot be used; device=cpu always works") from None
+    return device
+
+
+def precision(device, dtype):
+    """(context, name): autocast to bfloat16 if asked for, or by itself on cuda; else float32."""
+    if dtype == "bfloat16" or dtype == "auto" and device.type == "cuda":
+        return torch.autocast(device.type, torch.bfloat16), "bfloat16"
+    return nullcontext(), "float32"
+
+
+def check_sizes(train, config, data, device, world):
+    """Refuse what cannot work, before allocating: weights, gradients and moments, activations and logits, batches."""
+    L, C, V, T = (getattr(config, key, 1) for key in ("n_layer", "n_embd", "vocab_size", "block_size"))
+    share = world if device.type == "cuda" else 1       # processes on a CPU share its memory, too
+    need = 16 * (8 * L * C * C + V * C + 1000 * L)
+    need += 4 * train.batch_size * T * (20 * L * C + 3 * V + 4 * train.grad_accum) / share
+    if device.type == "cuda":
+        have = torch.cuda.mem_get_info(device)[0]
+    elif hasattr(os, "sysconf"):
+        have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    else:
+        have = math.inf
+    if need > have:
+        raise UserError(f"these sizes need about {need / 2**30:,.0f} GiB and {device} has {have / 2**30:,.0f}; "
+                        "lower n_embd, n_layer, block_size, batch_size or grad_accum")
+    if train.batch_size % world:
+        raise UserError(f"batch_size={train.batch_size} does not divide over {world} processes; choose a multiple")
+    shortest = min(len(data.train), len(data.val))
+    if shortest < T + 2:
+        raise UserError(f"{train.dataset} is too short: {shortest} tokens for block_size={T}; lower it or add text")
+
+
+@dataclass
+class Processes:
+    """The processes that share a run. The default is one alone, for which every method is trivial."""
+    rank: int = 0
+    world: int = 1
+    device: str = "cpu"
+
+    def largest(self, number):
+        """The largest of all processes' numbers: how they agree on the time, and on stopping."""
+        if self.world == 1:
+            return number
+        numbers = torch.tensor(number, dtype=torch.float64, device=self.device)
+        dist.all_reduce(numbers, dist.ReduceOp.MAX)
+        return numbers.item()
+
+    def mean(self, tensor):
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor / self.world
+
+    def parallel(self, model):
+        return model if self.world == 1 else DistributedDataParallel(model)
+
+    def exchange(self, net, now):
+        """The context of a backward pass: gradients are averaged over the processes now, or only added up here."""
+        return nullcontext() if now or self.world == 1 else net.no_sync()
+
+    def close(self):
+        if self.world > 1:
+            dist.destroy_process_group()
+
+
+def torchrun(device):
+    """The processes that torchrun started, or this one alone."""
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Processes(int(os.environ.get("RANK", 0)), world, device)
+
+
+@contextmanager
+def interrupts():
+    """A list that collects SIGINT, SIGTERM and SIGHUP instead of dying of them."""
+    caught = []
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:     # nohup means: go on
+        signals.append(signal.SIGHUP)
+    handlers = {s: signal.signal(s, lambda number, frame: caught.append(number)) for s in signals}
+    try:
+        yield caught
+    finally:
+        for s, handler in handlers.items():
+            signal.signal(s, handler)

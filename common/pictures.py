@@ -1,0 +1,42 @@
+"""The pictures of a run."""
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from common.settings import UserError
+
+
+def column(rows, i):                                             # -> iterations, values
+    """The entries of one column of log.csv; evaluations leave the others empty."""
+    pairs = [(row[0], row[i]) for row in rows if row[i] != ""]
+    return np.array(pairs).reshape(-1, 2).T
+
+
+def draw_loss(rows, title, path):
+    from matplotlib.figure import Figure
+    ax = Figure(figsize=(8, 4.5), layout="constrained").subplots()
+    x, loss = column(rows, 2)
+    width = max(1, len(rows) // 100)
+    ax.plot(x, loss, color="#0072B2", alpha=0.2, lw=0.8)
+    if len(x) >= width:
+        mean = np.convolve(loss, np.ones(width) / width, "valid")
+        ax.plot(x[width - 1:], mean, color="#0072B2", label=f"train, mean of {width}")
+    ax.plot(*column(rows, 3), "o-", color="#D55E00", label="validation")
+    ax.set(xlabel="iteration", ylabel="loss (nats per token)", title=title)
+    ax.legend()
+    ax.grid(alpha=0.3)
+    ax.figure.savefig(path, dpi=110)
+
+
+def draw(out, drawings):
+    """Each drawing(path) writes its picture(s) into a temporary folder, from where they are moved into place."""
+    try:
+        for name, drawing in drawings.items():
+            with tempfile.TemporaryDirectory(dir=out, prefix=".tmp-") as folder:
+                drawing(str(Path(folder, name)))
+                for path in Path(folder).iterdir():
+                    os.replace(path, Path(out, path.name))
+    except OSError as e:
+        raise UserError(f"cannot draw into {out}: {e.strerror or e}; make room, then resume=true draws again") from None
