@@ -1,5 +1,7 @@
-"""What several tests share: small models with moved weights, how far two results are apart, settings to type."""
+"""What several tests share: small models with moved weights, how far apart two results are, small runs."""
 import csv
+import os
+import sys
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -12,7 +14,9 @@ from common.settings import UserError
 
 TINY = "n_layer=1 n_embd=16 block_size=16 batch_size=4 device=cpu eval_iters=1".split()
 SMALL = dict(vocab_size=23, block_size=12, n_layer=3, n_embd=32, n_head=2, dropout=0.0)
-LENGTHS = (1, 2, 3, 7, 31, 32, 33, 63, 64, 65, 257)     # of a text: one token, and the borders of 32, 64 and 256
+LENGTHS = (1, 2, 3, 7, 31, 32, 33, 63, 64, 65, 257)     # of a text: one token, and around 32, 64 and 256
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}      # for the processes that tests start
+TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 
 # Models.
@@ -24,7 +28,7 @@ def small(module, **changes):
 
 
 def awake(module, **changes):
-    """A small float64 model whose weights are all moved, so that nothing initialised to zero can hide a mistake."""
+    """A small float64 model whose weights are all moved: nothing initialised to zero hides a mistake."""
     torch.manual_seed(0)
     model = module.Model(small(module, **changes)).double().eval()
     with torch.no_grad():
@@ -40,7 +44,7 @@ def tokens(shape, seed=1):
 def relative(a, b):
     """The largest difference of two arrays or tensors, relative to the largest entry of b."""
     a, b = np.asarray(a), np.asarray(b)
-    return float(abs(a - b).max() / max(abs(b).max(), 1e-300))
+    return float(abs(a - b).max()) / max(float(abs(b).max()), 1e-300)
 
 
 def scan_loop(x, dt, A, B, C, D, h):
@@ -69,7 +73,8 @@ class Knobs:
 
 def written(folder):
     """Everything in a folder that is not a data set or a lock: {path: bytes}."""
-    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and "data" not in p.parts and p.name != ".lock"}
+    paths = [p for p in folder.rglob("*") if p.is_file() and "data" not in p.parts and p.name != ".lock"]
+    return {p: p.read_bytes() for p in paths}
 
 
 def steps(path):

@@ -1,4 +1,4 @@
-"""Tokenizers and data sets: round trips, levels, splits, preparing and loading. What can go wrong: tests/extra."""
+"""Tokenizers and data sets: round trips, levels, splits, preparing, loading. Damage: tests/extra."""
 import os
 import shutil
 import subprocess
@@ -43,7 +43,7 @@ def test_unseen_characters_are_named():
 
 
 def test_bits_per_byte_agree(tmp_path):
-    """A model that spends 8 bits on each byte scores 8 under every tokenizer, because the bytes add up to the text."""
+    """A model that spends 8 bits on each byte scores 8 under every tokenizer: the bytes add up."""
     for level in ("char", "byte", "bpe"):
         tokenizer = Tokenizer({"kind": "byte"}) if level == "byte" else make_tokenizer(level, TEXT, TEXT, 300)
         write_dataset(tmp_path / level, tokenizer, TEXT, TEXT[:500], {})
@@ -75,19 +75,21 @@ def test_load_what_was_written(tmp_path):
 
 def test_a_text_file(tmp_path):
     (tmp_path / "a.txt").write_text(TEXT, encoding="utf-8", newline="")
-    folder = ensure_dataset(str(tmp_path / "a.txt"), ROOT / "data", tmp_path / "cache")
+    ensure = lambda path: ensure_dataset(str(path), ROOT / "data", tmp_path / "cache")
+    folder = ensure(tmp_path / "a.txt")
     data = load_dataset(folder)
     assert folder == tmp_path / "cache" / sha256(TEXT.encode())[:16]
     assert data.meta["tokenizer"]["kind"] == "char" and len(data.train) == int(0.9 * len(TEXT))
     assert CHAR.decode(data.train) + CHAR.decode(data.val) == TEXT
     before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
-    assert ensure_dataset(str(tmp_path / "a.txt"), ROOT / "data", tmp_path / "cache") == folder
+    assert ensure(tmp_path / "a.txt") == folder
     assert before == {p: p.stat().st_mtime_ns for p in folder.iterdir()}
-    assert ensure_dataset(str(folder), ROOT / "data", tmp_path / "cache") == folder      # a prepared folder is one too
+    assert ensure(folder) == folder                     # a prepared folder is one too
     damage(folder, "flipped")
-    assert CHAR.decode(load_dataset(ensure_dataset(str(tmp_path / "a.txt"), ROOT / "data", tmp_path / "cache")).val)
+    data = load_dataset(ensure(tmp_path / "a.txt"))     # what is damaged is cut again
+    assert CHAR.decode(data.train) + CHAR.decode(data.val) == TEXT
     (tmp_path / "a.txt").write_text(TEXT + "!")
-    assert ensure_dataset(str(tmp_path / "a.txt"), ROOT / "data", tmp_path / "cache") != folder
+    assert ensure(tmp_path / "a.txt") != folder
 
 
 def test_a_text_of_many_characters_is_read_as_bytes(tmp_path):
@@ -101,8 +103,8 @@ def test_a_text_of_many_characters_is_read_as_bytes(tmp_path):
 
 def test_speeches():
     assert list(load_prepare("plays").speeches(PLAY)) == [
-        "ROSENCRANTZ and GUILDENSTERN:\nHow now! what's the news? yellow stockings &c.\n'Item: She hath more wit,'--\n"
-        "and so do I.\n", "HERMIA:\nAdieu . Adieu?\n"]
+        "ROSENCRANTZ and GUILDENSTERN:\nHow now! what's the news? yellow stockings &c.\n"
+        "'Item: She hath more wit,'--\nand so do I.\n", "HERMIA:\nAdieu . Adieu?\n"]
 
 
 @pytest.mark.parametrize("name", DOWNLOADED)
@@ -112,7 +114,8 @@ def test_prepare_from_a_file(name, tmp_path):
     assert load_prepare(name).SHA256 in message and "any=true" in message and not out.exists()
     prepare(out, file, any=True)
     data, before = load_dataset(out), {p: p.stat().st_mtime_ns for p in out.iterdir()}
-    assert data.meta["source"]["sha256"] == sha256(Path(file).read_bytes()) and "licence" in data.meta["source"]
+    source = data.meta["source"]
+    assert source["sha256"] == sha256(Path(file).read_bytes()) and "licence" in source
     prepare(out, file, any=True)                                                        # does nothing
     assert before == {p: p.stat().st_mtime_ns for p in out.iterdir()}
     whole = files(out)
@@ -150,7 +153,8 @@ def test_stories_are_not_cut(tmp_path):
     module.prepare(tmp_path / "d", file, True)
     data = load_dataset(tmp_path / "d")
     tokenizer = Tokenizer(data.meta["tokenizer"])
-    assert tokenizer.decode(data.train).endswith(module.MARK) and tokenizer.decode(data.val).startswith("ROMEO")
+    assert tokenizer.decode(data.train).endswith(module.MARK)
+    assert tokenizer.decode(data.val).startswith("ROMEO")
 
 
 def test_nine_tenths_of_tiny_shakespeare(tmp_path):
@@ -177,7 +181,8 @@ def test_pydoc_is_prepared_on_first_use(tmp_path, capsys):
 
 
 def test_command_line(tmp_path):
-    file, out, script = made_input("tinystories", tmp_path), tmp_path / "out", ROOT / "data/tinystories/prepare.py"
+    file, out = made_input("tinystories", tmp_path), tmp_path / "out"
+    script = ROOT / "data/tinystories/prepare.py"
     command = [sys.executable, script, f"input={file}", "any=true", "vocab=300", f"out={out}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     data = load_dataset(out)

@@ -18,6 +18,7 @@ TINY = {"induction": "steps=1 depth=1 gammas=0,1",
         "race": "small=true minutes=0.0005 max_iters=1 models=baseline,wavefield",
         "sweep": "small=true minutes=0.0005 models=wavefield",
         "ablate": "small=true max_iters=1 models=momentum",
+        "counting": "order=2 window=8 length=40",
         "changes": "small=true iters=1",
         "halting": "small=true windows=2 draws=5 n_steps=3 epsilons=0,0.1",
         "spelling": "small=true iters=2 characters=40",
@@ -27,7 +28,7 @@ TINY = {"induction": "steps=1 depth=1 gammas=0,1",
 
 @pytest.fixture
 def experiment(monkeypatch, tmp_path):
-    """Run an experiment in this process, one job at a time, in an empty folder; its module and what it printed."""
+    """Run an experiment in this process, one job at a time, in an empty folder; returns its module."""
     monkeypatch.syspath_prepend(ROOT / "experiments")
     import lab
     monkeypatch.setattr(lab.os, "sched_getaffinity", lambda pid: {0}, raising=False)
@@ -92,15 +93,18 @@ def test_what_is_there_is_not_done_again(monkeypatch, tmp_path):
             rows = lab.collect(path, columns, work, [job], resume=True)
     monkeypatch.setattr(lab.os, "sched_getaffinity", lambda pid: {0}, raising=False)
     rows = lab.collect(path, columns, work, [*jobs, ("c", 3)], resume=True)
-    assert done == [("a", 1.0), ("b", 2), ("a", 1.0), ("b", 2), ("c", 3), ("a", 1.0), ("b", 2)]     # only c was kept
-    assert [row["word"] for row in rows] == ["1 of 2", "2 of 2"] * 3 and rows[3]["value"] == pytest.approx(2 / 3)
+    a, b, c = ("a", 1.0), ("b", 2), ("c", 3)
+    assert done == [a, b, a, b, c, a, b]                # only c was kept
+    assert [row["word"] for row in rows] == ["1 of 2", "2 of 2"] * 3
+    assert rows[3]["value"] == pytest.approx(2 / 3)
     assert lab.collect(path, columns, work, [*jobs, ("c", 3)], resume=True) == rows and len(done) == 7
     lab.collect(path, [*columns[:3], "other"], work, [("c", 3)], resume=True)
     assert len(done) == 8                               # another kind of table
 
 
 @pytest.mark.parametrize("name, word, what", [
-    ("race", "models=foo", "no 'foo'; there are baseline"), ("ablate", "models=momentun", "did you mean momentum?"),
+    ("race", "models=foo", "no 'foo'; there are baseline"),
+    ("ablate", "models=momentun", "did you mean momentum?"),
     ("race", "seeds=0", "1 or more"), ("induction", "gammas=a", "should be a number"),
     ("filters", "layer=9", "layer=9")])
 def test_wrong_settings(name, word, what, experiment, text_file):
@@ -120,7 +124,7 @@ def test_every_experiment_begins_with_its_question():
 
 
 def test_every_term_can_be_left_out(monkeypatch):
-    """Each ablation moves the logits of a model whose weights are all awake, and no gradient reaches what it froze."""
+    """Each ablation moves the logits of a model that is awake, and no gradient reaches what it froze."""
     monkeypatch.syspath_prepend(ROOT / "experiments")
     import ablate
     idx = tokens((2, 12))

@@ -1,5 +1,5 @@
 """
-What must be true of every model file in the folder. Nothing here names a model: drop in mine.py and it is tested.
+What must be true of every model file in the folder: drop in mine.py and it is tested.
 
 You changed ... and want to know (on one core):
 
@@ -9,7 +9,7 @@ You changed ... and want to know (on one core):
     how a run survives  python -m pytest -q tests/extra/test_runs.py tests/extra/test_checkpoints.py
     settings            python -m pytest -q -k settings
     sampling            python -m pytest -q -k "sample or generate or stream"
-    data                python -m pytest -q tests/test_data.py tests/test_bpe.py tests/extra/test_data_damage.py
+    data                python -m pytest -q -k "data or bpe"
     an experiment       python -m pytest -q -k "experiment or (runs and race)"
     anything            python -m pytest -q
 """
@@ -33,8 +33,8 @@ from common.optimizer import make_optimizers
 from train import Train
 
 LEAKS = {("fluidlm", "pump", "broadcast")}              # kept to be caught: test_fluidlm.py shows it leaking
-# The reservoir of the first block is empty in its first Euler step, and by default there is no second one: nothing
-# there to decay or to gate by. With two steps all parameters learn.
+# The reservoir of the first block is empty in its first Euler step, and by default there is no second one:
+# nothing there to decay or to gate by. With two steps all parameters learn.
 IDLE = {("fluidlm", "blocks.0.theta"), ("fluidlm", "blocks.0.gate_h.weight")}
 
 
@@ -58,7 +58,9 @@ def leak(forward, idx, t):
     """How far the logits of tokens < t move when later tokens change, and when they are not there."""
     edited = torch.cat((idx[:, :t], tokens(idx[:, t:].shape, seed=2)), 1)
     logits = forward(idx)[:, :t]
-    return (forward(edited)[:, :t] - logits).abs().max().item(), (forward(idx[:, :t]) - logits).abs().max().item()
+    edit = (forward(edited)[:, :t] - logits).abs().max().item()
+    length = (forward(idx[:, :t]) - logits).abs().max().item()
+    return edit, length
 
 
 def stream_gap(model, idx, lengths):
@@ -84,7 +86,7 @@ def slopes(model, idx):
 
 
 def idle(model, idx):
-    """The names of the parameters that could learn and whose gradient is missing, not finite, or zero throughout."""
+    """The parameters that should learn and whose gradient is missing, not finite, or zero throughout."""
     return {key for key, grad in slopes(model, idx)[1].items()
             if grad is None or not torch.isfinite(grad).all() or not grad.any()}
 
@@ -103,7 +105,7 @@ def recompute(model):
 
 
 def recomputing_gap(make, idx):
-    """How far apart, relatively, (the losses, the gradients) of a model that stores and one that recomputes are."""
+    """The relative difference of the losses, and of the gradients, with blocks that store or recompute."""
     (loss, grads), (loss2, grads2) = slopes(make(), idx), slopes(recompute(make()), idx)
     grads = {key: grad for key, grad in grads.items() if grad is not None}
     assert grads.keys() == {key for key, grad in grads2.items() if grad is not None}
@@ -189,7 +191,7 @@ def test_blocks_can_be_recomputed(name, changes):
     assert grads < 1e-10, f"the gradients move by {grads:.1e}, relative"
 
 
-@pytest.mark.parametrize("fault", ["counts its calls", "writes to a shared dict", "draws from a generator of its own"])
+@pytest.mark.parametrize("fault", ["counts its calls", "writes to a shared dict", "draws its own noise"])
 def test_a_block_that_cannot_be_recomputed_is_found(fault):
     def faulty():
         model, shared, calls = awake(load_model("momentum")), {"mean": 1.0}, itertools.count(1)
@@ -270,7 +272,7 @@ def test_settings_have_help(name):
 
 
 def test_copies_are_identical():
-    """What two model files define under one name is the same to the letter, but for what each has for itself."""
+    """What two model files both define is the same to the letter, but for what each has for itself."""
     own = {"Config", "Model", "Block", "Layer", "Attention", "forward_ref", "portrait", "trace", "self_check"}
     sources = {}
     for name in models():
@@ -290,7 +292,8 @@ def test_model_files_stand_alone(name):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             for module in [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]:
                 top = module.split(".")[0]
-                assert top in sys.stdlib_module_names | {"numpy", "torch", "matplotlib"}, f"{name}.py imports {module}"
+                allowed = sys.stdlib_module_names | {"numpy", "torch", "matplotlib"}
+                assert top in allowed, f"{name}.py imports {module}"
 
 
 @each_model

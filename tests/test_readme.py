@@ -1,11 +1,10 @@
-"""The tables in README.md and sweeps.md are those of the files in assets/, links lead somewhere, commands run."""
-import os
+"""The tables in README.md and sweeps.md are those of assets/, links lead somewhere, commands run."""
 import re
 import subprocess
 import sys
 
 import pytest
-from helpers import TINY
+from helpers import ONE_THREAD, TINY
 
 from common.checkpoint import ROOT
 
@@ -61,14 +60,17 @@ def test_commands(text_file, tmp_path):
             words += [w for w in tiny if w.split("=")[0] not in given]
         if words[0] == "sample.py":
             words = [w for w in words if not w.startswith("prompt")] + ["prompt=A:", "tokens=3"]
-        done = subprocess.run([sys.executable, ROOT / words[0], *words[1:]], cwd=tmp_path, capture_output=True,
-                              text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120)
+        done = subprocess.run([sys.executable, ROOT / words[0], *words[1:]], cwd=tmp_path, env=ONE_THREAD,
+                              capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, (command, done.stderr)
 
 
-@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *ROOT.glob("experiments/*.md")], ids=lambda page: page.name)
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("experiments/*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_files(page):
-    """Links are relative to their page; files in `quotes` may leave out data/ or common/, and mine.py is yours."""
+    """Links are relative to their page; `file.py` may be in data/ or common/, and mine.py is yours."""
     text = page.read_text()
     links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
     for link in links:

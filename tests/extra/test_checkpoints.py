@@ -38,11 +38,12 @@ def test_checkpoints_that_are_none(trained, tmp_path, monkeypatch):
     poisoned = {k: v.clone() for k, v in ckpt["model"].items()}
     poisoned["wte.weight"][0, 0] = float("nan")
     progress = ckpt["progress"]
-    old = {key: value for key, value in ckpt.items() if key != "progress"} | progress   # all at the top, as it was
+    old = {key: value for key, value in ckpt.items() if key != "progress"} | progress   # all at the top
     short = {key: value for key, value in progress.items() if key != "rows"}
     moments = torch.load(trained, weights_only=True)["optimizers"]
     moments[0]["state"][0]["momentum"][0, 0] = float("inf")
-    says = dict.fromkeys(bad, "is damaged") | {"missing": "no checkpoint", ".": "a folder", "pipe": "no regular file"}
+    says = dict.fromkeys(bad, "is damaged")
+    says |= {"missing": "no checkpoint", ".": "a folder", "pipe": "no regular file"}
     for name, content, what in [
             ("foreign", {"model": {}}, "of this project"), ("list", [1, 2], "of this project"),
             ("scalar", torch.ones(3), "of this project"), ("old", old, "or an old one"),
@@ -50,7 +51,8 @@ def test_checkpoints_that_are_none(trained, tmp_path, monkeypatch):
             ("columns", ckpt | {"progress": progress | {"rows": [[0, 1.0]]}}, "or an old one"),
             ("samples", ckpt | {"progress": progress | {"samples": [7]}}, "or an old one"),
             ("bomb", Bomb(), "is damaged"), ("hidden", ckpt | {"meta": Bomb()}, "is damaged"),
-            ("nan", ckpt | {"model": poisoned}, "not finite"), ("inf", ckpt | {"optimizers": moments}, "not finite"),
+            ("nan", ckpt | {"model": poisoned}, "not finite"),
+            ("inf", ckpt | {"optimizers": moments}, "not finite"),
             ("meta", ckpt | {"model": {"x": torch.ones(2, device="meta")}}, "of an odd kind"),
             ("sparse", ckpt | {"model": {"x": torch.eye(2).to_sparse()}}, "of an odd kind")]:
         torch.save(content, tmp_path / name)
@@ -74,7 +76,8 @@ def test_a_checkpoint_that_may_not_be_read(trained, monkeypatch):
 
 
 @effort(max_examples=1500, deadline=None)
-@given(changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=8), cut=st.floats(0.5, 1))
+@given(changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=8),
+       cut=st.floats(0.5, 1))
 def test_any_bytes_as_checkpoint(trained, changes, cut):
     content = np.frombuffer(trained.read_bytes(), np.uint8).copy()
     for place, value in changes:
@@ -118,9 +121,11 @@ def test_resume_with_another_shape_or_text(inside, refused, text_file, tmp_path)
 
 @pytest.mark.parametrize("part, change, what", [
     ("train", {"colour": 1}, ""), ("train", {"lr": "fast"}, "lr=fast should be a number"),
-    ("train", {"batch_size": None}, "should be a whole number"), ("train", {"optimizer": 3}, "one of muon, adamw"),
+    ("train", {"batch_size": None}, "should be a whole number"),
+    ("train", {"optimizer": 3}, "one of muon, adamw"),
     ("config", {"n_layer": 1.5}, "whole"), ("config", {"colour": 1}, "shape or vocabulary"),
-    ("config", {"n_head": 5}, "does not divide"), ("optimizers", [], "does not fit"), ("model", {}, "does not fit"),
+    ("config", {"n_head": 5}, "does not divide"),
+    ("optimizers", [], "does not fit"), ("model", {}, "does not fit"),
     ("optimizers", [{}, {}], "does not fit"), ("name", "hydra", "shape or vocabulary"),
     ("progress", {"colour": 1}, ";"), ("progress", {"step": "four"}, "or an old one"),
     ("meta", {"tokenizer": None}, "shape or vocabulary")])

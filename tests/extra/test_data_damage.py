@@ -1,4 +1,4 @@
-"""Every way in which a file, a disk, a network or another program can fail a data set: one line, and nothing half."""
+"""Every way in which a file, a disk, a network or a kill can fail a data set: one line, and nothing half."""
 import errno
 import io
 import json
@@ -71,7 +71,8 @@ def test_no_permission_to_write(tmp_path, monkeypatch):
     None, [], "char", {}, {"kind": None}, {"kind": []}, {"kind": "word"}, {"kind": "char"},
     {"kind": "char", "chars": ""}, {"kind": "char", "chars": "aba"}, {"kind": "char", "chars": ["a", "b"]},
     {"kind": "char", "chars": "\ud800"},
-    {"kind": "char", "chars": "".join(map(chr, range(70000, 140000)))}, {"kind": "bpe"}, {"kind": "bpe", "ranks": "x"}])
+    {"kind": "char", "chars": "".join(map(chr, range(70000, 140000)))},
+    {"kind": "bpe"}, {"kind": "bpe", "ranks": "x"}])
 def test_broken_specs(spec):
     fails("prepare the data again", Tokenizer, spec)
 
@@ -182,20 +183,20 @@ def test_files_that_are_not_text(tmp_path, content, what):
 
 
 def test_files_that_cannot_be_read(tmp_path, monkeypatch):
-    root = ROOT / "data"
-    fails("is a folder", ensure_dataset, str(tmp_path), root, tmp_path)
-    assert "did you mean pydoc?" in fails("no data set or text file 'pidoc'", ensure_dataset, "pidoc", root, tmp_path)
-    assert "plays, pydoc" in fails("no data set or text file 'no/such'", ensure_dataset, "no/such", root, tmp_path)
-    fails("no data set", ensure_dataset, "", root, tmp_path)
-    fails("no data set", ensure_dataset, "x" * 5000, root, tmp_path)
+    ensure = lambda name: ensure_dataset(str(name), ROOT / "data", tmp_path)
+    fails("is a folder", ensure, tmp_path)
+    assert "did you mean pydoc?" in fails("no data set or text file 'pidoc'", ensure, "pidoc")
+    assert "plays, pydoc" in fails("no data set or text file 'no/such'", ensure, "no/such")
+    fails("no data set", ensure, "")
+    fails("no data set", ensure, "x" * 5000)
     os.mkfifo(tmp_path / "pipe")
-    fails("no regular file", ensure_dataset, str(tmp_path / "pipe"), root, tmp_path)
+    fails("no regular file", ensure, tmp_path / "pipe")
     (tmp_path / "a.txt").write_text(TEXT)
 
     def refuse(self):
         raise PermissionError(errno.EACCES, "Permission denied")
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    fails("a.txt: Permission denied", ensure_dataset, str(tmp_path / "a.txt"), root, tmp_path)
+    fails("a.txt: Permission denied", ensure, tmp_path / "a.txt")
 
 
 # Preparing.
@@ -206,7 +207,8 @@ def test_without_network(name, tmp_path, monkeypatch):
         raise urllib.error.URLError(OSError("Network is unreachable"))
 
     def failed(command, **kwargs):
-        return subprocess.CompletedProcess(command, 1, "", "WARNING: retrying\nERROR: Network is unreachable\n")
+        said = "WARNING: retrying\nERROR: Network is unreachable\n"
+        return subprocess.CompletedProcess(command, 1, "", said)
     monkeypatch.setattr(urllib.request, "urlopen", unplugged)
     monkeypatch.setattr(subprocess, "run", failed)
     module = load_prepare(name)
@@ -253,8 +255,8 @@ def test_not_the_zip_file(name, content, tmp_path):
 
 @pytest.mark.parametrize("word, what", [
     ("vocab=a", "vocab=a should be a whole number"), ("level=word", "should be one of bpe, gpt2, char"),
-    ("imput=x", "did you mean input?"), ("input=.", ". is a folder"), ("input=no/such", "cannot read no/such"),
-    (f"input={__file__}", "is not the expected file")])
+    ("imput=x", "did you mean input?"), ("input=.", ". is a folder"),
+    ("input=no/such", "cannot read no/such"), (f"input={__file__}", "is not the expected file")])
 def test_command_line_errors(word, what, tmp_path, monkeypatch, capsys):
     script = ROOT / "data/tinystories/prepare.py"
     monkeypatch.setattr(sys, "argv", [str(script), f"out={tmp_path / 'new'}", word])
@@ -278,8 +280,9 @@ def slow(a, b):
         os.kill(os.getpid(), signal.SIGKILL)
     replace(a, b)
 os.replace = slow
+text = "to be or not to be " * 999
 for _ in range(int(sys.argv[3])):
-    write_dataset(sys.argv[1], Tokenizer({"kind": "byte"}), "to be or not to be " * 999, "that is", {"url": "here"})
+    write_dataset(sys.argv[1], Tokenizer({"kind": "byte"}), text, "that is", {"url": "here"})
 """
 
 
@@ -310,6 +313,6 @@ def test_full_disk(tmp_path, monkeypatch):
         if len(calls) == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr(os, "fsync", full)
-    file = made_input("shakespeare_char", tmp_path)
-    fails("val.bin: No space left on device", load_prepare("shakespeare_char").prepare, tmp_path / "out", file, True)
-    assert sorted(files(tmp_path / "out")) == ["train.bin"]          # whole, and without meta.json no data set
+    file, prepare = made_input("shakespeare_char", tmp_path), load_prepare("shakespeare_char").prepare
+    fails("val.bin: No space left on device", prepare, tmp_path / "out", file, True)
+    assert sorted(files(tmp_path / "out")) == ["train.bin"]     # whole, and without meta.json no data set

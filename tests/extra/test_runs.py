@@ -1,4 +1,4 @@
-"""Nothing that a machine does loses work: kills, interrupts, full disks, closed pipes, a loss that is not a number."""
+"""Nothing that a machine does loses work: kills, interrupts, full disks, closed pipes, a loss that is NaN."""
 import errno
 import io
 import os
@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from helpers import TINY, after, losses, steps, written
+from helpers import ONE_THREAD, TINY, TWO_PROCESSES, after, losses, steps, written
 
 import train
 from common.checkpoint import ROOT, load_checkpoint, load_model
@@ -29,7 +29,8 @@ def test_a_loss_that_turns_nan_keeps_the_last_good_checkpoint(refused, text_file
     assert "iteration" in line and "last good checkpoint is kept" in line
     ckpt = load_checkpoint(tmp_path / "out/momentum/ckpt.pt")
     assert all(torch.isfinite(p).all() for p in ckpt["model"].values())
-    assert ckpt["progress"]["step"] == int(re.search(r"iteration (\d+)", line)[1]) - 1                  # the line names the step
+    named = int(re.search(r"iteration (\d+)", line)[1])
+    assert ckpt["progress"]["step"] == named - 1
 
 
 def test_a_full_disk_loses_nothing(inside, refused, text_file, tmp_path, monkeypatch):
@@ -53,7 +54,7 @@ def test_a_full_disk_loses_nothing(inside, refused, text_file, tmp_path, monkeyp
 
 
 def test_a_disk_that_fills_while_drawing(inside, text_file, tmp_path, monkeypatch):
-    """What was drawn before stays, the run is saved, and resume=true draws the rest; a kill's leftovers go then."""
+    """What was drawn stays, the run is saved, and resume=true draws the rest; a kill's leftovers go then."""
     def full(model, tokens, path):
         raise OSError(errno.ENOSPC, "No space left on device")
     left = tmp_path / "out/momentum/.tmp-abc"
@@ -152,14 +153,16 @@ def test_output_that_nobody_takes_saves(number, inside, text_file, monkeypatch):
 # Kills.
 
 def test_thirty_kills(text_file, tmp_path):
-    """One run, killed 30 times and resumed each time, has the losses of a run that was left alone: killed in the first
-    step, in a save when the new file is written but not in place, in the very first save, and at random moments."""
+    """One run, killed 30 times and resumed each time, has the losses of a run that was left alone.
+
+    Killed in the first step, in the very first save, in a save when the new file is written but not in place,
+    and at random moments."""
     script = tmp_path / "kills.py"
     script.write_text(f"""
 import os, random, signal, sys, time
 sys.path.insert(0, {str(ROOT)!r})
 import torch
-import torch._dynamo                                    # the optimizers import it in every child otherwise: seconds
+import torch._dynamo                # the optimizers import it in every child otherwise: seconds
 torch.set_num_threads(1)
 import train
 train.draw = lambda *args: None                         # pictures come after the last save
@@ -189,7 +192,8 @@ def child(*words, dies=None):
     return pid
 assert os.waitpid(child("out=whole"), 0)[1] == 0
 resume, rng, seen = ("out=broken", "resume=true"), random.Random(1), []
-moments = [(os, "replace", 0), (os, "replace", 3), (train, "clip_gradients", 0), (torch.Tensor, "backward", 0)]
+moments = [(os, "replace", 0), (os, "replace", 3)]
+moments += [(train, "clip_gradients", 0), (torch.Tensor, "backward", 0)]
 moments += [(os, "replace", n) for n in (0, 4, 5, 7, 9, 12)] + [(train, "clip_gradients", n) for n in (21, 3)]
 moments += [None] * (30 - len(moments))
 for dies in moments:
@@ -198,13 +202,14 @@ for dies in moments:
         time.sleep(rng.uniform(0.02, 0.2))
         os.kill(pid, signal.SIGKILL)
     assert os.waitpid(pid, 0)[1] == signal.SIGKILL, dies
-    seen.append(os.path.exists("broken/ckpt.pt") and train.load_checkpoint("broken/ckpt.pt")["progress"]["step"])
+    there = os.path.exists("broken/ckpt.pt")
+    seen.append(there and train.load_checkpoint("broken/ckpt.pt")["progress"]["step"])
 assert not seen[1] and seen[2] == seen[3] == 0 and sorted(seen) == seen, seen
 assert os.waitpid(child(*resume), 0)[1] == 0
 print(len(seen))
 """)
-    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=200,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, env=ONE_THREAD,
+                          capture_output=True, text=True, timeout=200)
     assert done.returncode == 0 and done.stdout.split()[-1] == "30", done.stderr
     assert losses(tmp_path / "broken/log.csv") == losses(tmp_path / "whole/log.csv")
     assert not list((tmp_path / "broken").glob(".tmp-*")), "what the kills left is cleared away"
@@ -225,17 +230,16 @@ train.draw = lambda *args: None
 train.fit = functools.partial(train.fit, clock=lambda: speed * time.perf_counter())
 guard(train.main)
 """)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script]
-    done = subprocess.run([*command, *TINY, f"dataset={text_file}", "minutes=0.02"], cwd=tmp_path, text=True,
-                          capture_output=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    command = [*TWO_PROCESSES, script, *TINY, f"dataset={text_file}", "minutes=0.02"]
+    done = subprocess.run(command, cwd=tmp_path, env=ONE_THREAD, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "the whole validation text" in done.stdout and "stopped and saved" not in done.stdout, done.stdout
 
 
 def test_a_process_that_dies_ends_the_job(text_file, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", ROOT / "train.py"]
-    job = subprocess.Popen([*command, *TINY, f"dataset={text_file}", "max_iters=100000"], cwd=tmp_path, text=True,
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    command = [*TWO_PROCESSES, ROOT / "train.py", *TINY, f"dataset={text_file}", "max_iters=100000"]
+    job = subprocess.Popen(command, cwd=tmp_path, env=ONE_THREAD, text=True,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     for line in job.stdout:
         if line.startswith("iteration"):
             break

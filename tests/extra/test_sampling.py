@@ -1,10 +1,10 @@
 """sample.py: one line for whatever is wrong, and every extreme of its settings."""
-import os
 import subprocess
 import sys
 
 import pytest
 import torch
+from helpers import ONE_THREAD
 
 import sample
 from common.checkpoint import ROOT
@@ -25,7 +25,8 @@ def test_sample_says_what_is_wrong(trained, words, part, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("words", [
-    "temperature=0", "temperature=1e-300", "top_k=999999", "top_k=0 top_p=1e-30", "tokens=0", "temperature=100"])
+    "temperature=0", "temperature=1e-300", "temperature=100", "top_k=999999", "top_k=0 top_p=1e-30",
+    "tokens=0"])
 def test_sample_takes_extremes(trained, text_file, words, monkeypatch, capsys):
     prompt = text_file.read_text()[:100]                # six times the block
     words = {w.split("=")[0]: w for w in [f"ckpt={trained}", f"prompt={prompt}", "tokens=20", *words.split()]}
@@ -39,6 +40,6 @@ def test_sample_takes_extremes(trained, text_file, words, monkeypatch, capsys):
 
 def test_sample_into_a_closed_pipe_and_an_ascii_terminal(trained):
     command = [sys.executable, str(ROOT / "sample.py"), f"ckpt={trained}", "tokens=3000", "prompt=A"]
-    done = subprocess.run(["bash", "-c", 'set -o pipefail; "$@" | head -c 5', "bash", *command], capture_output=True,
-                          timeout=60, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "ascii"})
+    done = subprocess.run(["bash", "-c", 'set -o pipefail; "$@" | head -c 5', "bash", *command], timeout=60,
+                          capture_output=True, env=ONE_THREAD | {"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0 and len(done.stdout) == 5 and done.stderr == b"", done.stderr

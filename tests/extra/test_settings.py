@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from helpers import TINY, Knobs, written
+from helpers import TINY, Knobs, steps, written
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
@@ -77,19 +77,22 @@ def test_wrong_settings(refused, text_file, tmp_path, words, part):
 
 
 @pytest.mark.parametrize("name", models())
-@pytest.mark.parametrize("word", "block_size=0 n_embd=0 n_layer=-3 n_embd=1e6 dropout=2 block_size=1e12".split())
+@pytest.mark.parametrize("word", [
+    "block_size=0", "n_embd=0", "n_layer=-3", "n_embd=1e6", "dropout=2", "block_size=1e12"])
 def test_impossible_sizes_of_every_model(refused, text_file, name, word):
-    words = {w.split("=")[0]: w for w in [*TINY, f"model={name}", f"dataset={text_file}", "max_iters=1", word]}
-    refused(*words.values())
+    words = [*TINY, f"model={name}", f"dataset={text_file}", "max_iters=1", word]
+    refused(*{w.split("=")[0]: w for w in words}.values())
 
 
 def test_odd_words_that_are_fine(inside, text_file, tmp_path, capsys):
-    """An empty out= is the default; more evaluation and larger batches than there is text; no time for a step."""
-    inside(*TINY[:-1], f"dataset={text_file}", "out=", "max_iters=2", "eval_iters=1000000000", "lr= 1e-3 ", "warmup=0")
+    """An empty out= is the default; more evaluation, larger batches than there is text; time for one step."""
+    odd = ["out=", "eval_iters=1000000000", "lr= 1e-3 ", "warmup=0"]
+    inside(*TINY[:-1], f"dataset={text_file}", "max_iters=2", *odd)
     large = [w.replace("batch_size=4", "batch_size=9999") for w in TINY]
     inside(*large, f"dataset={text_file}", "max_iters=1", "out=a b/ü")
     inside(*TINY, f"dataset={text_file}", "minutes=1e-9", "out=c", "dtype=bfloat16", "clip=layer")
-    assert {p.parent for p in written(tmp_path)} == {tmp_path / out for out in ("out/momentum", "a b/ü", "c")}
+    folders = {str(p.parent.relative_to(tmp_path)) for p in written(tmp_path)}
+    assert folders == {"out/momentum", "a b/ü", "c"} and steps("c/ckpt.pt") == 1
     inside(*TINY, f"dataset={text_file}", "max_iters=1", "out=d", "resume=true")
     assert "no checkpoint in d yet" in capsys.readouterr().err
     draw_loss(load_checkpoint("c/ckpt.pt")["progress"]["rows"], "nothing to draw", "loss.png")
@@ -100,7 +103,8 @@ def test_help(inside, capsys):
         with pytest.raises(SystemExit) as e:
             inside(*words)
         shown = capsys.readouterr().out
-        assert e.value.code == 0 and "batch_size=16" in shown and ("n_field" in shown) == ("model=hydra" in words)
+        assert e.value.code == 0 and "batch_size=16" in shown
+        assert ("n_field" in shown) == ("model=hydra" in words)
 
 
 def test_models_are_files(tmp_path, monkeypatch):
@@ -146,7 +150,7 @@ def test_tampered_tokens_are_named(inside, refused, text_file, tmp_path):
     inside(*TINY, f"dataset={text_file}", "max_iters=1")
     file = next((tmp_path / "out/data").glob("*/train.bin"))
     file.write_bytes(file.read_bytes()[:-2])
-    inside(*TINY, f"dataset={text_file}", "max_iters=1", "out=again")          # a cached text is simply cut again
+    inside(*TINY, f"dataset={text_file}", "max_iters=1", "out=again")      # a cached text is simply cut again
     folder = file.parent
     file.write_bytes(b"\xff\xff" + file.read_bytes()[2:])
     assert "train.bin has been changed" in refused(*TINY, f"dataset={folder}", "max_iters=1", "out=third")
@@ -156,10 +160,11 @@ def test_tampered_tokens_are_named(inside, refused, text_file, tmp_path):
 
 def test_what_a_user_can_mend_and_what_is_a_bug(capsys):
     from torch._inductor.exc import InvalidCxxCompiler
-    full = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+    full = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
     for e, part in ((MemoryError(), "out of memory"), (full, "out of memory"),
-                    (torch.OutOfMemoryError("CUDA"), "out of memory"), (InvalidCxxCompiler(), "leave out compile=true"),
-                    (UserError("two\nlines"), "two lines"), (torch.distributed.DistBackendError("NCCL\nx"), "NCCL")):
+                    (torch.OutOfMemoryError("CUDA"), "out of memory"),
+                    (InvalidCxxCompiler(), "leave out compile=true"), (UserError("two\nlines"), "two lines"),
+                    (torch.distributed.DistBackendError("NCCL\nx"), "NCCL")):
         def main():
             raise e
         with pytest.raises(SystemExit) as left:
