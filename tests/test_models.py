@@ -1,17 +1,17 @@
 """
 What must be true of every model file in the folder: drop in mine.py and it is tested.
 
-You changed ... and want to know (on one core):
+What to run when you changed ... (seconds of one core):
 
-    a mixer             python -m pytest -q -k "wavefield and (agree or causal or stream)"
-    a model file        python -m pytest -q tests/test_models.py tests/test_wavefield.py -k wavefield
-    the training loop   python -m pytest -q tests/test_train.py
-    how a run survives  python -m pytest -q tests/extra/test_runs.py tests/extra/test_checkpoints.py
-    settings            python -m pytest -q -k settings
-    sampling            python -m pytest -q -k "sample or generate or stream"
-    data                python -m pytest -q -k "data or bpe"
-    an experiment       python -m pytest -q -k "experiment or (runs and race)"
-    anything            python -m pytest -q
+    a mixer             15      python -m pytest -q -k "wavefield and (agree or causal or stream)"
+    a model file        60      python -m pytest -q tests/test_models.py tests/test_wavefield.py -k wavefield
+    the training loop   60      python -m pytest -q tests/test_train.py
+    how a run survives  100     python -m pytest -q tests/extra/test_runs.py tests/extra/test_checkpoints.py
+    settings            25      python -m pytest -q -k settings
+    sampling            45      python -m pytest -q -k "sampl or generate or test_streams"
+    data                25      python -m pytest -q -k "data or bpe"
+    an experiment       10      python -m pytest -q tests/test_experiments.py -k race
+    anything            600     python -m pytest -q
 """
 import ast
 import inspect
