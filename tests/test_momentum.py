@@ -1,4 +1,5 @@
-"""momentum.py: kernels two ways, the Bode formula, and that gamma = 0 is the plain transformer."""
+"""momentum.py: kernels two ways, the Bode formula, gamma = 0 is the plain transformer, induction in one layer."""
+import importlib
 import math
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from train import load_model
+from train import ROOT, load_model
 
 M = load_model("momentum")
 LENGTHS = (1, 2, 3, 7, 31, 32, 33, 63, 64, 65, 257)
@@ -64,7 +65,7 @@ def test_attention_check_can_fail():
 @pytest.mark.parametrize("pos, T", [(0, 1), (0, 65), (100_000, 7)])
 def test_rope_two_ways(pos, T):
     x = np.random.default_rng(T).normal(size=(T, 2, 8))
-    fast = M.rope(torch.tensor(x)[None], M.turns(pos, T, 8, dtype=torch.float64))[0]
+    fast = M.rope(torch.tensor(x)[None], M.rotation(torch.arange(pos, pos + T, dtype=torch.float64), 8))[0]
     for t in range(T):
         for j in range(4):
             z = (x[t, :, 2 * j] + 1j * x[t, :, 2 * j + 1]) * np.exp(1j * (pos + t) * 10000 ** (-2 * j / 8))
@@ -74,21 +75,30 @@ def test_rope_two_ways(pos, T):
         assert relative(fast, M.rope_ref(x)) < 1e-12
 
 
-def test_backwards_by_hand():
+def test_rms_norm_two_ways():
+    x = np.random.default_rng(0).normal(size=(2, 5, 6))
+    assert relative(M.rms_norm(torch.tensor(x)), M.rms_norm_ref(x)) < 1e-12
+    assert relative((M.rms_norm(torch.tensor(x)) ** 2).mean(-1), np.ones((2, 5))) < 1e-5
+
+
+@torch.no_grad()
+def test_relu_squared():
+    mlp = M.MLP(M.Config(n_embd=8, n_head=1)).double()
+    x = torch.randn(2, 5, 8, dtype=torch.float64)
+    hidden = np.maximum(x.numpy() @ mlp.fc.weight.numpy().T, 0) ** 2
+    assert relative(mlp(x), hidden @ mlp.proj.weight.numpy().T) < 1e-12
+
+
+def test_gamma_learns_by_its_true_slope():
+    """Gradients of the input and of gamma through a whole attention layer, against finite differences."""
     torch.manual_seed(0)
-    x = torch.randn(2, 5, 6, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(M.rms_norm, x)
-    assert torch.autograd.gradcheck(M.relu2, x)
-    assert relative(M.rms_norm(x).detach(), M.rms_norm_ref(x.detach().numpy())) < 1e-12
+    attn = M.Attention(M.Config(n_embd=8, n_head=2, learn_gamma=True)).double()
+    turn = M.rotation(torch.arange(5, dtype=torch.float64), 4)
+    x = torch.randn(1, 5, 8, dtype=torch.float64, requires_grad=True)
 
-
-@pytest.mark.parametrize("f", [M.rms_norm, M.relu2])
-def test_second_derivatives_are_refused(f):
-    """A backward by hand is not differentiated again, and says so instead of giving a wrong number."""
-    x = torch.randn(2, 5, 6, dtype=torch.float64, requires_grad=True)
-    slope, = torch.autograd.grad(f(x).pow(2).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        slope.sum().backward()
+    def run(x, gamma):
+        return torch.func.functional_call(attn, {"gamma": gamma}, (x, turn))
+    assert torch.autograd.gradcheck(run, (x, attn.gamma))
 
 
 @pytest.mark.parametrize("gamma", [-0.5, 0.0, 0.3, 1.0, 4.0])
@@ -103,12 +113,37 @@ def test_bode(gamma):
     assert torch.allclose(M.shear(alternating, g)[:, 1:], (1 + 2 * gamma) * alternating[:, 1:])
 
 
+@pytest.mark.parametrize("gamma", [0.3, 1.0, 4.0])
+def test_largest_phase(gamma):
+    """It is asin(gamma / (1 + gamma)), where cos w = gamma / (1 + gamma)."""
+    ratio = gamma / (1 + gamma)
+    largest = np.angle(M.response(np.linspace(0, math.pi, 10_001), gamma)).max()
+    assert abs(largest - math.asin(ratio)) < 1e-6
+    assert abs(np.angle(M.response(math.acos(ratio), gamma)) - math.asin(ratio)) < 1e-12
+
+
+@pytest.mark.parametrize("gamma", [-0.5, 0.3, 1.0])
+def test_a_step_keeps_areas_and_a_text_does_not(gamma):
+    """Determinants of what `shear` does: 1 for the step (q, p) -> (q + gamma p, p), (1 + gamma)^(T-1) for T tokens."""
+    def step(z):
+        q, p = z
+        before_and_now = torch.stack((q - p, q))[None]
+        return torch.stack((M.shear(before_and_now, gamma)[0, 1], p))
+    matrix = torch.autograd.functional.jacobian(step, torch.randn(2, dtype=torch.float64))
+    assert torch.allclose(matrix, torch.tensor([[1, gamma], [0, 1]], dtype=torch.float64))
+    assert abs(torch.det(matrix) - 1) < 1e-12
+    for T in (1, 2, 8, 33):
+        whole = torch.det(M.shear(torch.eye(T, dtype=torch.float64), gamma))
+        assert abs(whole / (1 + gamma) ** (T - 1) - 1) < 1e-12, T
+
+
 @torch.no_grad()
 def test_gamma_zero_is_the_plain_transformer_bit_for_bit(monkeypatch):
     torch.manual_seed(0)
     model = M.Model(M.Config(vocab_size=30, block_size=16, n_layer=2, n_embd=32, n_head=2, gamma=0.0)).eval()
-    for p in model.parameters():
-        p += 0.1 * torch.randn_like(p) * (p.shape != (2, 2, 1))
+    for name, p in model.named_parameters():
+        if not name.endswith("gamma"):
+            p += 0.1 * torch.randn_like(p)
     idx, state = torch.randint(30, (2, 40)), {}
     with_shear = model(idx)[0], model(idx, state=state)[0]
     monkeypatch.setattr(M, "shear", lambda x, gamma, last=None: x)
@@ -118,11 +153,66 @@ def test_gamma_zero_is_the_plain_transformer_bit_for_bit(monkeypatch):
     assert not torch.equal(model(idx)[0], with_shear[0])
 
 
-def test_recall_needs_the_values_in_another_order():
-    idx, targets = M.recall_batch(200, generator=torch.Generator().manual_seed(0))
-    told, asked = idx[:, :16:2], idx[:, 16::2]
-    assert torch.equal(told.sort(1).values, asked.sort(1).values) and (told != asked).any(1).float().mean() > 0.9
-    answers = targets[:, 16::2]
-    where = (told[:, None] == asked[:, :, None]).int().argmax(-1)
-    assert torch.equal(idx[:, 1:16:2].gather(1, where), answers)
-    assert (targets != -100).sum() == 200 * 8
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["qk", "k", "q"])
+def test_attention_weights(kind):
+    """What the portrait draws is the softmax of the sheared q . k over the last block_size tokens."""
+    torch.manual_seed(0)
+    config = M.Config(vocab_size=30, block_size=6, n_layer=2, n_embd=32, n_head=2, gamma=0.7, shear=kind)
+    model = M.Model(config).double()
+    for name, p in model.named_parameters():
+        if not name.endswith("gamma"):
+            p += 0.1 * torch.randn_like(p)
+    idx = torch.randint(30, (1, 9))
+    logits = model(idx)[0]
+    for gamma in (None, 0.0, 2.0):
+        weights = M.attention_weights(model, idx, gamma)
+        assert weights.shape == (2, 2, 9, 9) and np.allclose(weights.sum(-1), 1)
+        assert not np.triu(weights, 1).any() and not np.tril(weights, -6).any()
+        x = M.rms_norm(M.rms_norm(model.wte(idx)))
+        q, k, v = model.blocks[0].attn.qkv(x).numpy().reshape(9, 3, 2, 16).swapaxes(0, 1)
+        strength = np.full((2, 1), 0.7 if gamma is None else gamma)
+        q, k = (M.shear_ref(y, strength) if name in kind else y
+                for name, y in (("q", M.rope_ref(M.rms_norm_ref(q))), ("k", M.rope_ref(M.rms_norm_ref(k)))))
+        score = np.exp(k[2:8, 1] @ q[7, 1] / 4)                  # token 7 sees the tokens 2 .. 7; head 1, D = 16
+        assert np.allclose(weights[0, 1, 7, 2:8], score / score.sum()), gamma
+    assert torch.equal(model(idx)[0], logits), "the model is as it was"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("block_size, tokens", [(1, 1), (2, 3), (16, 512)])
+def test_portrait_of_an_untrained_model(block_size, tokens, tmp_path):
+    model = M.Model(M.Config(vocab_size=3, block_size=block_size, n_layer=1, n_embd=2, n_head=1))
+    M.portrait(model, np.arange(tokens) % 3, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 20_000
+
+
+def test_the_circuit_of_the_portrait_draws_a_stripe():
+    torch.manual_seed(0)
+    model = M.induction_circuit()
+    twice = torch.randperm(32)[:16].repeat(2)[None]
+    share = [M.attention_weights(model, twice, gamma)[0, 0].diagonal(-15)[1:].mean() for gamma in (None, 0.0)]
+    assert share[0] > 0.6 and share[1] < 0.2, share
+
+
+@pytest.fixture
+def induction(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    return importlib.import_module("induction")
+
+
+def test_recall_needs_the_values_in_another_order(induction):
+    for task in ("two", "one"):
+        idx, targets = induction.recall_batch(200, task, generator=torch.Generator().manual_seed(0))
+        told, asked = idx[:, :16:2], idx[:, 16::2]
+        assert torch.equal(told.sort(1).values, asked.sort(1).values) and (told != asked).any(1).float().mean() > 0.9
+        answers = targets[:, 16::2]
+        where = (told[:, None] == asked[:, :, None]).int().argmax(-1)
+        assert torch.equal(idx[:, 1:16:2].gather(1, where), answers)
+        assert (targets != -100).sum() == 200 * 8
+        assert told.max() < 32 and (answers.min() >= 32) == (task == "two")
+
+
+def test_one_layer_recalls_with_momentum_and_cannot_without(induction):
+    accuracy = {gamma: induction.train_recall("two", 1, "qk", gamma, seed=0, steps=250)[1] for gamma in (1.0, 0.0)}
+    assert accuracy[1.0] >= 0.9 and accuracy[0.0] <= 0.4, accuracy
