@@ -19,7 +19,7 @@ import train
 from train import ensure_dataset, guard, load_model
 
 CHANGES = ["momentum gamma=-0.5", "momentum gamma=1", "momentum shear=k", "wavefield stride=4",
-           "wavefield stride=4 init=seed", "hydra nu=0", "hydra laplacian=seed", "hydra rotation=cayley",
+           "wavefield stride=4 init=seed", "hydra nu=0", "hydra laplacian=one_sided", "hydra rotation=cayley",
            "fluidlm n_steps=2", "fluidlm pump=broadcast", "advection_glu pre_ln=false", "advection_glu viscosity=token"]
 COLUMNS = "change dataset iters small val_loss".split()
 
