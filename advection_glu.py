@@ -88,7 +88,7 @@ def advection_ref(u, g, s, alpha):                               # 2 x (T, M), (
 
 
 def advection(u, g, s, alpha):
-    return -(alpha * F.softplus(s)) * u * g
+    return -alpha * F.softplus(s) * u * g
 
 
 def rope_ref(x, base=10000.0):                                   # (T, H, D) -> (T, H, D)

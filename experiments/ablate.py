@@ -65,8 +65,8 @@ def without_gate(model):
 
 
 def without_viscosity(model):
-    for step in model.steps:
-        step.nu = 0.0
+    for layer in model.layers:
+        layer.nu = 0.0
 
 
 def without_slow_rope(model):
@@ -86,7 +86,7 @@ TERMS = {
         "interference": lambda m: freeze(m, "field.proj.weight", 0.0),
         "oscillation": lambda m: (freeze(m, "omega", 0.0), freeze(m, "phi", 0.0))},                  # decay only
     "hydra": {
-        "pressure": lambda m: freeze(m, "pressure.proj.weight", 0.0),
+        "pressure": lambda m: freeze(m, "proj.weight", 0.0),
         "rotation": lambda m: freeze(m, "free", 0.0),
         "viscosity": without_viscosity},
     "momentum": {

@@ -8,7 +8,7 @@ dots are measured: the torch operator is given a single 1 among zeros, and its a
     fluidlm, upwind  u_t + D_d (u_{t-d} - u_t)               H = 1 - D_d + D_d e^{-iwd}, d = 1, 4, 16: smooths
     fluidlm, seed    u_t + D_d (u_t - 2 u_{t-d} + u_{t-2d})  H = 1 + D_d (1 - e^{-iwd})^2: sharpens, to 1 + 4 D_d
     hydra, upwind    z_t + nu (z_{t-1} - z_t)                H = 1 - nu + nu e^{-iw}: smooths
-    hydra, seed      z_t + nu (z_t - 2 z_{t-1} + z_{t-2})    H = 1 + nu (1 - e^{-iw})^2: sharpens, to 1 + 4 nu
+    hydra, one_sided z_t + nu (z_t - 2 z_{t-1} + z_{t-2})    H = 1 + nu (1 - e^{-iw})^2: slow waves less, fast ones more
     wavefield        k_h(c) = e^{-alpha c} cos(omega c + phi) / Z at every stride-th cell: a resonator for each head
     advection_glu    its transport acts on each token for itself: gain 1 at all frequencies. Only its attention mixes
 
@@ -68,10 +68,10 @@ def mixers(w, trained, layer):
                 return x + fluidlm.taps(torch.nn.functional.pad(x, (0, 0, 32, 0)), weights, delays, x.shape[1])
             H = 1 + coef.item() * ((1 - z ** d) ** 2 if kind == "seed" else z ** d - 1)
             out.append((f"fluidlm, {kind}", f"d = {d}, D = {coef:.2f}", H, diffusion))
-    for kind in ("upwind", "seed"):
+    for kind in ("upwind", "one_sided"):
         for nu in (0.3, 1.0):
             H = 1 - nu + nu * z if kind == "upwind" else 1 + nu * (1 - z) ** 2
-            out.append(("hydra", f"{kind}, nu = {nu:g}", H, lambda x, a=(nu, kind): hydra.viscosity(x, *a)[0]))
+            out.append(("hydra", f"{kind}, nu = {nu:g}", H, lambda x, a=(nu, kind): hydra.viscosity(x, *a)))
     for name, model in (("waves at first", wavefield.Model(trained.config)), ("waves trained", trained)):
         attn, c = model.blocks[layer].attn, model.config
         alpha = torch.nn.functional.softplus(attn.damp).detach().double()
@@ -95,7 +95,7 @@ def draw(curves, w, at, s):
     fig = Figure(figsize=(16, 11), layout="constrained")
     ax = fig.subplots(4, 4, height_ratios=(3, 2, 3, 2), sharex=True)
     titles = {"momentum": "momentum: the shear, a high shelf", "fluidlm, upwind": "fluidlm: upwind diffusion smooths",
-              "fluidlm, seed": "fluidlm: the seed's sharpens", "hydra": "hydra: upwind smooths, seed sharpens",
+              "fluidlm, seed": "fluidlm: the seed's sharpens", "hydra": "hydra: one_sided amplifies fast waves",
               "waves at first": f"wavefield, layer {s.layer}: at first",
               "waves trained": f"wavefield, layer {s.layer}: trained", "advection_glu": "advection_glu: token by token"}
     for i, (mixer, title) in enumerate(titles.items()):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from train import load_model
+from common.checkpoint import load_model
 
 A = load_model("advection_glu")
 LENGTHS = (1, 2, 3, 7, 31, 32, 33, 63, 64, 65, 257)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from train import load_model
+from common.checkpoint import load_model
 
 m = load_model("fluidlm")
 LENGTHS = [1, 2, 3, 7, 31, 32, 33, 63, 64, 65, 257]

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
-from train import load_model
+from common.checkpoint import load_model
 
 Y = load_model("hydra")
 LENGTHS = (1, 2, 3, 7, 31, 32, 33, 63, 64, 65, 257)
@@ -44,11 +45,27 @@ def gradients(fast, ref, arrays, rng):
 # Pressure.
 
 def sinkhorn(q, k, v, window=20, iters=2):
-    return Y.causal_sinkhorn(q[None], k[None], v[None], window, iters)[0][0]
+    return Y.causal_sinkhorn(q[None], k[None], v[None], window, iters)[0]
 
 
 def sinkhorn_ref(q, k, v, window=20, iters=2):
     return Y.causal_sinkhorn_ref(q, k, v, window, iters)
+
+
+def weights(q, k, window, iters, state=None):                    # (B, T, H, D), (B, S, H, D) -> (B, H, T, S)
+    """The attention weights: with values e_s, what a query gets is its row of them."""
+    v = torch.eye(k.shape[1], dtype=k.dtype)[None, :, None].expand(k.shape[0], -1, k.shape[2], -1)
+    return Y.causal_sinkhorn(q, k, v, window, iters, state).transpose(1, 2)
+
+
+@pytest.mark.parametrize("T", LENGTHS)
+def test_attention_two_ways(T):
+    rng = np.random.default_rng(T)
+    qkv = rng.normal(size=(3, T, 2, 6))
+    fast = lambda *qkv: Y.attention(*(x[None] for x in qkv), 20)[0]
+    ref = lambda *qkv: Y.causal_sinkhorn_ref(*qkv, 20, 0)
+    assert (gap := relative(fast(*torch.tensor(qkv)), ref(*qkv))) < 1e-12, f"{gap:.1e} relative"
+    assert (gap := gradients(fast, ref, qkv, rng)) < 1e-6, f"gradients: {gap:.1e} relative"
 
 
 @pytest.mark.parametrize("T", LENGTHS)
@@ -65,15 +82,16 @@ def test_sinkhorn_two_ways(T):
 def test_sinkhorn_masses_go_on(T):
     """The masses after T queries, cut to the window, continue the sequence; and they are sums of weights."""
     q, k, v = torch.randn(3, 1, T + 9, 2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(T))
-    whole, weights, _ = Y.causal_sinkhorn(q, k, v, 20, 2)
-    _, _, mass = Y.causal_sinkhorn(q[:, :T], k[:, :T], v[:, :T], 20, 2)
-    _, first, _ = Y.causal_sinkhorn(q[:, :T], k[:, :T], v[:, :T], 20, 1)
-    assert relative(mass[1][:, :, 0], first.sum(2)) < 1e-12
-    old = max(0, T - 19)
-    mass = [F.pad(m, (0, 9))[..., old:] for m in mass]
-    rest, _, _ = Y.causal_sinkhorn(q[:, T:], k[:, old:], v[:, old:], 20, 2, mass)
+    whole, rows = Y.causal_sinkhorn(q, k, v, 20, 2), weights(q, k, 20, 2)
+    state = {}
+    Y.causal_sinkhorn(q[:, :T], k[:, :T], v[:, :T], 20, 2, state)
+    old = max(0, T - 20)
+    first = weights(q[:, :T], k[:, :T], 20, 1).sum(2)
+    assert relative(state["mass"][1][:, :, 0], first[..., old:]) < 1e-12
+    rest = Y.causal_sinkhorn(q[:, T:], k[:, old:], v[:, old:], 20, 2, state)
     assert (gap := relative(rest, whole[:, T:])) < 1e-12, f"{gap:.1e}"
-    assert relative(weights.sum(-1), np.ones(1)) < 1e-12 and (weights >= 0).all()
+    assert state["mass"][0].shape == (1, 2, 1, min(20, T + 9))
+    assert relative(rows.sum(-1), np.ones(1)) < 1e-12 and (rows >= 0).all()
 
 
 def test_sinkhorn_against_closed_forms():
@@ -82,16 +100,16 @@ def test_sinkhorn_against_closed_forms():
     for n in (0, 1, 2, 50):
         assert abs(Y.causal_sinkhorn_ref(q, q, v, 2, n)[1, 0, 0] - 1 / (2 + 2 * n)) < 1e-14
     q = torch.randn(1, 6, 1, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    gaps = [(Y.causal_sinkhorn(q, q, q, 6, n)[1][0, 0] - torch.eye(6)).abs().max().item() for n in (0, 10, 2000)]
+    gaps = [(weights(q, q, 6, n)[0, 0] - torch.eye(6)).abs().max().item() for n in (0, 10, 2000)]
     assert gaps[0] > gaps[1] > gaps[2] and gaps[2] < 0.01
     softmax = Y.attention(q, q, q, 4)
-    assert relative(Y.causal_sinkhorn(q, q, q, 4, 0)[0], softmax) < 1e-12
+    assert relative(Y.causal_sinkhorn(q, q, q, 4, 0), softmax) < 1e-12
 
 
 def test_sinkhorn_check_can_fail():
     """The original's mistake, column sums over all queries, is another operator and sees the future."""
     q, k, v = torch.randn(3, 1, 40, 2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    _, w, _ = Y.causal_sinkhorn(q, k, v, 40, 0)
+    w = weights(q, k, 40, 0)
     w = w / w.sum(2, keepdim=True)
     y = torch.einsum("bhts,bshd->bthd", w / w.sum(-1, keepdim=True), v)
     assert relative(y[0], Y.causal_sinkhorn_ref(q[0].numpy(), k[0].numpy(), v[0].numpy(), 40, 1)) > 1e-2
@@ -101,8 +119,8 @@ def test_sinkhorn_check_can_fail():
 
 @pytest.mark.parametrize("how", ["euler", "cayley"])
 def test_rotation_two_ways(how):
-    fast = lambda z, free, kappa: z + z @ Y.turning(Y.skew(free, 7), kappa, how)
-    ref = lambda z, free, kappa: Y.rotation_ref(z, Y.skew_ref(free, 7), kappa, how)
+    fast = lambda z, free, kappa: Y.rotate(z, Y.skew(free, 7), kappa, how)
+    ref = lambda z, free, kappa: Y.rotate_ref(z, Y.skew_ref(free, 7), kappa, how)
     for T in LENGTHS:
         rng = np.random.default_rng(T)
         arrays = rng.normal(size=(T, 7)), rng.normal(size=21), np.array(0.7)
@@ -116,24 +134,26 @@ def test_rotation_conserves():
     z, omega = torch.tensor(rng.normal(size=(50, 16))), Y.skew(torch.tensor(rng.normal(size=120)), 16)
     assert torch.equal(omega, -omega.T) and omega.count_nonzero() == 240
     assert F.cosine_similarity(z, z @ omega, -1).abs().max() < 1e-12
-    norm = lambda how, kappa: (z + z @ Y.turning(omega, kappa, how)).norm(dim=-1) / z.norm(dim=-1)
+    norm = lambda how, kappa: Y.rotate(z, omega, kappa, how).norm(dim=-1) / z.norm(dim=-1)
     assert (norm("cayley", 3.0) - 1).abs().max() < 1e-12
     growth = [norm("euler", kappa).mean().item() - 1 for kappa in (1e-3, 2e-3)]
     assert abs(growth[1] / growth[0] - 4) < 0.01, "Euler's norm grows by second order"
+    step = 0.7 * (z @ omega).norm(dim=-1) / z.norm(dim=-1)
+    assert (norm("euler", 0.7) - (1 + step ** 2).sqrt()).abs().max() < 1e-12, "by this much"
     eye, c, s = torch.eye(2).double(), np.cos(2 * np.arctan(0.6)), np.sin(2 * np.arctan(0.6))
-    plane = eye + Y.turning(Y.skew(torch.tensor([0.8], dtype=torch.float64), 2), 1.5, "cayley")
+    plane = Y.rotate(eye, Y.skew(torch.tensor([0.8], dtype=torch.float64), 2), 1.5, "cayley")
     assert relative(plane, [[c, -s], [s, c]]) < 1e-12, "in two dimensions the angle is 2 atan(kappa omega / 2)"
 
 
 # Viscosity.
 
-@pytest.mark.parametrize("laplacian", ["upwind", "seed"])
+@pytest.mark.parametrize("laplacian", ["upwind", "one_sided"])
 @pytest.mark.parametrize("streamed", [False, True])
 def test_viscosity_two_ways(laplacian, streamed):
     for T in LENGTHS:
         rng = np.random.default_rng(T)
         arrays = (rng.normal(size=(T, 3)), rng.normal(size=(2, 3)))[:1 + streamed]
-        fast = lambda z, *last: Y.viscosity(z[None], 0.3, laplacian, *(x[None] for x in last))[0][0]
+        fast = lambda z, *last: Y.viscosity(z[None], 0.3, laplacian, {"z": x[None] for x in last} or None)[0]
         ref = lambda z, *last: Y.viscosity_ref(z, 0.3, laplacian, *last)
         assert (gap := relative(fast(*map(torch.tensor, arrays)), ref(*arrays))) < 1e-12, f"{gap:.1e} relative"
         assert (gap := gradients(fast, ref, arrays, rng)) < 1e-6, f"gradients: {gap:.1e} relative"
@@ -146,14 +166,35 @@ def test_viscosity_is_the_filter_of_its_formula():
     t = torch.arange(12, dtype=torch.float64)
     for w in np.linspace(0.1, np.pi, 7):
         wave, e = torch.stack((torch.cos(w * t), torch.sin(w * t)), -1)[None], np.exp(-1j * w)
-        for laplacian, H in (("upwind", 0.7 + 0.3 * e), ("seed", 1 + 0.3 * (1 - e) ** 2)):
-            y = torch.view_as_complex(Y.viscosity(wave, 0.3, laplacian)[0].contiguous()) / torch.polar(t * 0 + 1, w * t)
+        for laplacian, H in (("upwind", 0.7 + 0.3 * e), ("one_sided", 1 + 0.3 * (1 - e) ** 2)):
+            y = torch.view_as_complex(Y.viscosity(wave, 0.3, laplacian).contiguous()) / torch.polar(t * 0 + 1, w * t)
             assert abs(y[0, -1].item() - H) < 1e-12
     for nu in (0.1, 0.5, 1.0):
         z = torch.randn(4, 65, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         variation = lambda u: u.diff(dim=1).abs().sum(1)
-        assert (variation(Y.viscosity(z, nu, "upwind")[0]) <= variation(z)).all()
-        assert (variation(Y.viscosity(z, nu, "seed")[0]) > variation(z)).any()
+        assert (variation(Y.viscosity(z, nu, "upwind")) <= variation(z)).all()
+        assert (variation(Y.viscosity(z, nu, "one_sided")) > variation(z)).any()
+
+
+@pytest.mark.parametrize("nu", [0.1, 0.15, 0.3, 1.0])
+def test_one_sided_smooths_slow_waves_and_amplifies_fast_ones(nu):
+    """Its gain is below 1 where cos(angle) > nu / (1 + nu), 1 there, and above 1 beyond; that of upwind is never."""
+    edge = np.arccos(nu / (1 + nu))
+    assert nu != 0.15 or abs(edge / np.pi - 0.46) < 0.005
+    angle = torch.tensor(np.concatenate(([edge], np.linspace(0.01, np.pi, 99))))
+    wave = torch.exp(1j * torch.outer(torch.arange(4), angle))[None]
+    gain = {kind: Y.viscosity(wave, nu, kind)[0, -1].abs() for kind in ("upwind", "one_sided")}
+    assert abs(gain["one_sided"][0] - 1) < 1e-12 and gain["upwind"].max() < 1 + 1e-12
+    slow = angle[1:] < edge
+    assert gain["one_sided"][1:][slow].max() < 1 < gain["one_sided"][1:][~slow].min()
+
+
+def test_the_state_of_viscosity_is_its_last_two_tokens():
+    z, state = torch.randn(2, 7, 3), {}
+    Y.viscosity(z[:, :1], 0.3, "upwind", state)
+    assert torch.equal(state["z"], z[:, [0, 0]])
+    Y.viscosity(z[:, 1:], 0.3, "upwind", state)
+    assert torch.equal(state["z"], z[:, -2:])
 
 
 @pytest.mark.parametrize("L", [1, 2, 3, 12])
@@ -172,41 +213,54 @@ def field_arrays(T, rng, C=6, R=9):
 
 @pytest.mark.parametrize("T", LENGTHS)
 def test_lorentz_two_ways(T):
-    """Four products against the Jacobian in full; the wrong sign of G^T, and no projection, are seen."""
+    """Four products against the whole Jacobian; the wrong sign of J^T, and no projection, are seen."""
     rng = np.random.default_rng(T)
     arrays = field_arrays(T, rng)
     force = Y.lorentz_ref(*arrays)
     assert (gap := relative(Y.lorentz(*map(torch.tensor, arrays)), force)) < 1e-11, f"{gap:.1e} relative"
     assert (gap := gradients(Y.lorentz, Y.lorentz_ref, arrays, rng)) < 1e-6, f"gradients: {gap:.1e} relative"
-    M, J = Y.field_ref(arrays[0][0], *arrays[1:])
+    M, J = field(arrays[0][0], *arrays[1:])
     assert relative((J - J.T) @ M / 2, force[0]) > 1e-3 and relative((J + J.T) @ M / 2, force[0]) > 1e-2
+
+
+def field(n, W1, b1, W2):                                        # (C,) -> M (C,), J (C, C)
+    """M = g - n (n.g)/(n.n), and dM_i/dn_j by autograd."""
+    W1, b1, W2 = map(torch.tensor, (W1, b1, W2))
+
+    def M(x):
+        g = F.linear(F.silu(F.linear(x, W1, b1)), W2)
+        return g - x * (x @ g) / (x @ x)
+
+    return M(torch.tensor(n)).numpy(), torch.autograd.functional.jacobian(M, torch.tensor(n)).numpy()
 
 
 def test_lorentz_by_finite_differences_and_autograd():
     """The Jacobian by central differences and by autograd; M.F = 0 with the force as it is and projected."""
     rng = np.random.default_rng(0)
     (n, *w), h = field_arrays(5, rng), 1e-5
-
-    def field(x):
-        g = F.linear(F.silu(F.linear(x, torch.tensor(w[0]), torch.tensor(w[1]))), torch.tensor(w[2]))
-        return g - x * (x @ g) / (x @ x)
-
-    force = Y.lorentz(torch.tensor(n), *map(torch.tensor, w)).numpy()
-    for x, f in zip(n, force):
-        M, J = Y.field_ref(x, *w)
-        slope = np.stack([(Y.field_ref(x + e, *w)[0] - Y.field_ref(x - e, *w)[0]) / (2 * h) for e in h * np.eye(6)], 1)
-        auto = torch.autograd.functional.jacobian(field, torch.tensor(x)).numpy()
-        assert relative(J, slope) < 1e-8 and relative(J, auto) < 1e-12
+    force, ref = Y.lorentz(torch.tensor(n), *map(torch.tensor, w)).numpy(), Y.lorentz_ref(n, *w)
+    for x, f, f_ref in zip(n, force, ref):
+        M, J = field(x, *w)
+        slope = np.stack([(Y.field_ref(x + e, *w) - Y.field_ref(x - e, *w)) / (2 * h) for e in h * np.eye(6)], 1)
+        assert relative(Y.field_ref(x, *w), M) < 1e-12 and relative(slope, J) < 1e-8
         raw = (J - J.T) @ M / 2
         scale = np.linalg.norm(M) * np.linalg.norm(raw)
-        assert abs(M @ raw) < 1e-12 * scale and abs(M @ f) < 1e-12 * scale, "the force does no work on the field"
+        assert abs(M @ raw) < 1e-12 * scale and abs(M @ f) < 1e-12 * scale, "the force is orthogonal to the field"
         assert abs(x @ f) < 1e-12 * np.linalg.norm(x) * np.linalg.norm(f), "and stays on the sphere"
-        assert relative(f, raw - x * (x @ raw) / (x @ x)) < 1e-11
+        assert relative(f, raw - x * (x @ raw) / (x @ x)) < 1e-11 > relative(f_ref, f)
+
+
+def test_in_three_dimensions_the_force_is_half_of_curl_M_times_M():
+    """(J - J^T) M = (curl M) x M, before the projection."""
+    n, *w = field_arrays(1, np.random.default_rng(0), C=3)
+    M, J = field(n[0], *w)
+    curl = np.array([J[2, 1] - J[1, 2], J[0, 2] - J[2, 0], J[1, 0] - J[0, 1]])
+    assert relative(Y.lorentz_ref(n, *w)[0], Y.tangent_ref(np.cross(curl, M) / 2, n[0])) < 1e-12
 
 
 # The whole model.
 
-COMBINATIONS = list(itertools.product((None, 0, 1, 3), ("euler", "cayley"), ("upwind", "seed"), (False, True)))
+COMBINATIONS = list(itertools.product((None, 0, 1, 3), ("euler", "cayley"), ("upwind", "one_sided"), (False, True)))
 
 
 @pytest.mark.parametrize("iters, rotation, laplacian, zeus", COMBINATIONS)
@@ -249,27 +303,81 @@ def test_viscosity_changes_the_logits():
 
 @torch.no_grad()
 def test_all_off_is_a_transformer_without_mlp():
-    """Bit for bit the logits of momentum.py without shear and MLP, with the same weights."""
-    model = awake(nu=0.0, kappa=0.0).float()
+    """The logits of momentum.py without shear and MLP, with the same weights."""
+    model = awake(nu=0.0, kappa=0.0)
     P = load_model("momentum")
-    plain = P.Model(P.Config(**{k: v for k, v in SMALL.items() if k != "n_field"}, gamma=0.0, mlp=False)).eval()
-    weights = {k.replace("steps", "blocks").replace("pressure", "attn"): v for k, v in model.state_dict().items()}
+    plain = P.Model(P.Config(**{k: v for k, v in SMALL.items() if k != "n_field"}, gamma=0.0, mlp=False)).double()
+    weights = {k.replace("layers", "blocks").replace("qkv", "attn.qkv").replace("proj", "attn.proj"): v
+               for k, v in model.state_dict().items()}
     plain.load_state_dict(plain.state_dict() | weights)
     assert set(weights) == {k for k in plain.state_dict() if "gamma" not in k}
     idx = torch.randint(23, (2, 30), generator=torch.Generator().manual_seed(1))
-    assert torch.equal(model(idx)[0], plain(idx)[0])
+    assert (gap := relative(model(idx)[0], plain(idx)[0])) < 1e-12, f"{gap:.1e} relative"
 
 
-def test_a_stream_keeps_its_rotation_but_not_from_training():
-    """Reading, the matrix is made once; a step of training on the same stream makes its own, or it would not learn."""
+@pytest.mark.parametrize("pressure", ["softmax", "sinkhorn"])
+def test_layers_keep_nothing_without_a_state(pressure):
+    """So each of them can be checkpointed: it runs a second time in the backward, and the gradients are the same."""
+    model = awake(pressure=pressure, zeus=True)
+    idx = torch.randint(23, (2, 15), generator=torch.Generator().manual_seed(1))
+    model(idx[:, :-1], idx[:, 1:])[1].backward()
+    plain = [p.grad.clone() for p in model.parameters()]
+    held = [set(vars(layer)) for layer in model.layers]
+    model.zero_grad()
+    z, turn = model.embed(idx[:, :-1], 0)
+    for layer in model.layers:
+        z = checkpoint(layer, z, turn, None, use_reentrant=False)
+    logits = F.linear(Y.rms_norm(z), model.wte.weight)
+    F.cross_entropy(logits.flatten(0, 1), idx[:, 1:].flatten()).backward()
+    assert max(relative(p.grad, g) for p, g in zip(model.parameters(), plain)) < 1e-12
+    assert held == [set(vars(layer)) for layer in model.layers]
+
+
+def test_a_stream_can_be_trained_on():
+    """A training step on a stream that was read before reaches the rotation, too."""
     model, idx, state = awake(), torch.randint(23, (2, 12)), {}
     with torch.no_grad():
         model(idx, state=state)
-        kept = state[0]["A"]
-        model(idx, state=state)
-        assert state[0]["A"] is kept
     model(idx, idx, state=state)[1].backward()
-    assert all(step.free.grad.abs().max() > 0 and step.kappa.grad != 0 for step in model.steps)
+    assert all(layer.free.grad.abs().max() > 0 and layer.kappa.grad != 0 for layer in model.layers)
+    assert set(state) == {0, 1, 2, "pos"} and set(state[0]) == {"k", "v", "z"}
+
+
+def test_bfloat16():
+    model, idx = awake(pressure="sinkhorn", zeus=True).float(), torch.randint(23, (2, 13))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(idx[:, :-1], idx[:, 1:])[1]
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+@torch.no_grad()
+def test_effective_rank():
+    """Tokens spread evenly over r directions have rank r, tokens on a line 1."""
+    cloud = torch.cat((torch.eye(8)[:5], -torch.eye(8)[:5])).double()
+    assert abs(Y.effective_rank(cloud) - 5) < 1e-12
+    line = torch.linspace(0, 1, 9).double()[:, None] * torch.randn(8).double()
+    assert abs(Y.effective_rank(torch.stack((line, 1 + line))) - 1).max() < 1e-12
+
+
+@torch.no_grad()
+def test_trajectory_ends_where_the_model_ends():
+    model, idx = awake(zeus=True), torch.randint(23, (1, 15))
+    z = Y.trajectory(model, idx)
+    assert z.shape == (13, 15, 16)
+    assert relative(F.linear(Y.rms_norm(z[-1]), model.wte.weight), model(idx)[0][0]) < 1e-12
+    assert not torch.equal(z[4], z[3]), "zeus: the fourth term moves z"
+    z = Y.trajectory(awake(), idx)
+    assert torch.equal(z[4], z[3]), "without it, no fourth term"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("T, size", [(20, dict(n_embd=2, n_head=1, n_layer=1, block_size=1)), (1, dict(nu=0.0))])
+def test_portrait_of_a_small_model(T, size, tmp_path):
+    model = Y.Model(Y.Config(**SMALL | size))
+    Y.portrait(model, np.arange(T), tmp_path / "small.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.gif", "small.png"]
+    assert (tmp_path / "small.gif").read_bytes().startswith(b"GIF8")
 
 
 def test_less_than_half_of_the_parameters():

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from train import ROOT, load_model
+from common.checkpoint import ROOT, load_model
 
 M = load_model("momentum")
 LENGTHS = (1, 2, 3, 7, 31, 32, 33, 63, 64, 65, 257)

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import torch
 
+from common.checkpoint import load_model
 from sample import tensor_bytes
-from train import load_model
 
 W = load_model("wavefield")
 LENGTHS = (1, 2, 3, 7, 31, 32, 33, 63, 64, 65, 257, 1000)
