@@ -84,9 +84,9 @@ def mixers(w, trained, layer):
             own = alpha[h:h + 1], omega[h:h + 1], phi[h:h + 1], c.stride, field
             wave = lambda x, own=own: wavefield.wave_scan(x[:, :, None], *own)[0][:, :, 0]
             out.append((name, f"reach {1 / (a * c.stride):.3g}", H, wave))
-    nu, one = math.log(math.e - 1), -torch.ones((), dtype=torch.float64)                       # softplus(nu) = 1
+    s = math.log(math.e - 1)                                                                   # softplus(s) = 1
     out.append(("advection_glu", "field and viscosity frozen at 1", 1 + 0 * z, lambda x: advection.advection(
-        torch.cat((x, torch.ones_like(x)), 2), torch.full_like(x, nu), one)))
+        x, torch.ones_like(x), torch.full_like(x, s), -1.0)))
     return out
 
 

@@ -1,19 +1,19 @@
-import os
+"""What pytest hands to tests: a text, runs of train.py in this process or as a user starts them, and more."""
 import random
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import ONE_THREAD, TINY
 
 import train
+from common.checkpoint import ROOT
+from common.settings import guard
 
-ROOT = Path(__file__).resolve().parent.parent
-TINY = "n_layer=1 n_embd=16 block_size=16 batch_size=4 device=cpu eval_iters=1".split()
-
-torch.set_num_threads(1)                                # small tensors: a second thread costs more than it brings
+torch.set_num_threads(1)            # small tensors: a second thread costs more than it brings
 
 
 @pytest.fixture(scope="session")
@@ -30,9 +30,10 @@ def text_file(tmp_path_factory):
 def self_checks(request, tmp_path_factory):
     """{model: (folder, future)}: each wanted `python <model>.py`, one by one on the second core meanwhile."""
     def check(name, folder):
-        return subprocess.run([sys.executable, ROOT / f"{name}.py"], cwd=folder, capture_output=True, text=True,
-                              timeout=180, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    wanted = [item.callspec.params["name"] for item in request.session.items if item.originalname == "test_self_check"]
+        return subprocess.run([sys.executable, ROOT / f"{name}.py"], cwd=folder, env=ONE_THREAD,
+                              capture_output=True, text=True, timeout=180)
+    items = [item for item in request.session.items if item.originalname == "test_self_check"]
+    wanted = [item.callspec.params["name"] for item in items]
     with ThreadPoolExecutor(1) as pool:
         folders = {name: tmp_path_factory.mktemp(name) for name in wanted}
         yield {name: (folder, pool.submit(check, name, folder)) for name, folder in folders.items()}
@@ -53,9 +54,9 @@ def quiet(self_checks):
 def cli(tmp_path):
     """Run a script of the repo in an empty folder, as a user would: cli("train.py", "model=hydra")."""
     def run(script, *args, expect=0, **options):
-        env = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run([sys.executable, ROOT / script, *map(str, args)], cwd=tmp_path, env=env,
-                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, **options)
+        command = [sys.executable, ROOT / script, *map(str, args)]
+        done = subprocess.run(command, cwd=tmp_path, env=ONE_THREAD, stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=120, **options)
         assert "Traceback" not in done.stderr, done.stderr
         assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         if expect == 2:
@@ -76,3 +77,40 @@ def inside(tmp_path, monkeypatch):
         finally:
             torch.set_flush_denormal(False)
     return run
+
+
+# For tests/extra.
+
+@pytest.fixture(scope="module")
+def no_pictures():
+    """They are drawn when everything is saved, and take most of the time of a tiny run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "draw", lambda *args: None)
+        yield
+
+
+@pytest.fixture
+def refused(inside, monkeypatch, capsys):
+    """Run train.py's main(), which must end in one line and status 2, and return the line."""
+    def run(*args):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as e:
+            guard(lambda: inside(*args))
+        line = capsys.readouterr().err
+        assert e.value.code == 2 and line.startswith("error: ") and line.count("\n") == 1, line
+        assert re.search("[;:?] |should", line), f"says what, but not what to do: {line}"
+        return line
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, text_file, no_pictures):
+    """A checkpoint of 4 steps of momentum."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        words = [*TINY, f"dataset={text_file}", "max_iters=4", f"out={folder}"]
+        patch.setattr(sys, "argv", ["train.py", *words])
+        train.main()
+    torch.set_flush_denormal(False)
+    return folder / "ckpt.pt"
