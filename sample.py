@@ -17,6 +17,7 @@ import torch
 
 from common.checkpoint import build, load_checkpoint, tensor_bytes
 from common.machine import pick_device
+from common.page import write_text
 from common.settings import UserError, guard, settings
 
 
@@ -30,6 +31,7 @@ class Sample:
     top_k: int = 40                     # only the k likeliest tokens; 0: all
     top_p: float = 1.0                  # only the likeliest that together have this probability
     seed: int = 1                       # of the random choices
+    page: bool = False                  # a page that shows what the model makes of this text
     device: str = "auto"                # auto: cuda if there is one, else cpu; or cpu, cuda:1, mps
 
     def __post_init__(self):
@@ -66,7 +68,8 @@ def generate(model, ids, tokens, temperature=0.8, top_k=40, top_p=1.0, seed=1, s
 def main():
     s = settings(sys.argv[1:], Sample)
     path = Path(s.ckpt or f"out/{s.model}/ckpt.pt")
-    model, tokenizer = build(load_checkpoint(path), path, pick_device(s.device))
+    ckpt = load_checkpoint(path)
+    model, tokenizer = build(ckpt, path, pick_device(s.device))
     torch.set_flush_denormal(True)
     ids = tokenizer.encode(s.prompt)
     if len(ids) == 0:
@@ -75,13 +78,18 @@ def main():
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")   # half a letter
     state, began, first = {}, time.perf_counter(), None
     ids = ids.astype("int64")
-    written = generate(model, ids, s.tokens, s.temperature, s.top_k, s.top_p, s.seed, state)
-    for new in written:
+    written = []
+    for new in generate(model, ids, s.tokens, s.temperature, s.top_k, s.top_p, s.seed, state):
         first = first or time.perf_counter()            # the prompt is not counted
+        written.append(new)
         print(decoder.decode(tokenizer.token_bytes(new)), end="", flush=True)
     speed = max(0, s.tokens - 1) / max(1e-9, time.perf_counter() - (first or began))
     print(f"\n--- {speed:.0f} tokens/s; the state holds {tensor_bytes(state):,} bytes "
           f"after {len(ids) + s.tokens} tokens", file=sys.stderr)
+    if s.page:
+        page = path.with_name("sample.html")
+        write_text(page, model, tokenizer, ckpt["name"], [*ids, *written])
+        print(f"--- open {page} to see what {ckpt['name']} makes of it", file=sys.stderr)
 
 
 if __name__ == "__main__":

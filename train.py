@@ -20,6 +20,7 @@ import sys
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +31,7 @@ from common.checkpoint import COLUMNS, ROOT, finite, fitting, load_checkpoint, l
 from common.files import lock, sha256, write_atomic, write_csv
 from common.machine import Processes, check_sizes, interrupts, pick_device, precision, torchrun
 from common.optimizer import clip_gradients, make_optimizers
+from common.page import write_run
 from common.pictures import draw, draw_loss
 from common.score import evaluate
 from common.settings import UserError, guard, settings, split
@@ -165,6 +167,7 @@ def run(train, config, module, data, ckpt=None):
                  tokens=torch.tensor(data.val[:512].astype(np.int64)),
                  sha256=sha256(Path(module.__file__).read_bytes()))
     rows = progress.rows
+    page = partial(write_run, out, model, data, tokenizer, about, progress)
 
     def say(text, end="\n"):
         try:
@@ -199,6 +202,8 @@ def run(train, config, module, data, ckpt=None):
             progress.best = loss
             save("best.pt")
         save("ckpt.pt")
+        if limit:
+            page(progress.share(train), live=True)
         return loss
 
     size = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -210,7 +215,7 @@ def run(train, config, module, data, ckpt=None):
     shown = time.perf_counter()
     with interrupts() as caught:
         say(f"{train.model}: {size:,} parameters; {text_name}: {len(data.train):,} tokens; "
-            f"{team.world} x {device}, {dtype}; {budget}; {out}/")
+            f"{team.world} x {device}, {dtype}; {budget}; open {out}/index.html and watch")
         if not rows:
             rows.append([0, 0.0, "", "", "", 0.0, 0.0])
             if team.rank == 0:
@@ -238,6 +243,7 @@ def run(train, config, module, data, ckpt=None):
                 if team.largest(len(caught)):
                     break
         except FloatingPointError as e:
+            page(done, live=False)
             raise UserError(f"{e}; {KEPT}") from None
         if team.rank == 0:
             save("ckpt.pt")             # before the long score of the whole text, too
@@ -245,6 +251,7 @@ def run(train, config, module, data, ckpt=None):
     if team.rank > 0:
         return None
     if done < 1:
+        page(done, live=False)
         say(f"\nstopped and saved after iteration {progress.step}; add resume=true to go on")
         return None
 
@@ -255,10 +262,11 @@ def run(train, config, module, data, ckpt=None):
     if hasattr(module, "portrait"):
         passage = data.val[:512].astype(np.int64)
         pictures["physics.png"] = lambda path: module.portrait(model, passage, path)
-    draw(out, pictures)
+    drawn = draw(out, pictures)
+    verdict = page(1, live=False, portrait=drawn.get("physics.png"))
     say(f"{progress.step} iterations in {progress.seconds:.0f} s; the whole validation text: "
-        f"{loss:.4f} nats per token, {loss * data.bits:.4f} bits per byte\n"
-        f"look at {', '.join(f'{out}/{name}' for name in pictures)}; "
+        f"{loss:.4f} nats per token, {loss * data.bits:.4f} bits per byte\n{verdict or ''}\n"
+        f"look at {', '.join(f'{out}/{name}' for name in ['index.html', *drawn])}; "
         f"python sample.py model={train.model} writes more")
     return loss
 

@@ -8,9 +8,11 @@ import io
 import os
 import secrets
 import shutil
+import sys
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from common.settings import UserError
+from common.settings import UserError, first_line
 
 try:
     import fcntl
@@ -78,3 +80,13 @@ def read_file(path):
         return Path(path).read_bytes()
     except (OSError, ValueError) as e:
         raise UserError(f"cannot read {path}: {getattr(e, 'strerror', None) or e}; give a file you can read") from None
+
+
+@contextmanager
+def note(what):
+    """Whatever goes wrong in here costs a line on stderr, and nothing else."""
+    try:
+        yield
+    except Exception as e:
+        with suppress(OSError):
+            print(f"note: no {what} ({type(e).__name__}: {first_line(e)})", file=sys.stderr)

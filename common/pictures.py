@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.settings import UserError
+from common.files import note
 
 
 def column(rows, i):                                             # -> iterations, values
@@ -31,12 +31,14 @@ def draw_loss(rows, title, path):
 
 
 def draw(out, drawings):
-    """Each drawing(path) writes its picture(s) into a temporary folder, from where they are moved into place."""
-    try:
-        for name, drawing in drawings.items():
+    """Each drawing(path) writes its picture(s) into a temporary folder, from where they are moved
+    into place -> {name: path} of those that could be drawn; each of the others costs a note."""
+    drawn = {}
+    for name, drawing in drawings.items():
+        with note(f"{name}; resume=true draws again"):
             with tempfile.TemporaryDirectory(dir=out, prefix=".tmp-") as folder:
                 drawing(str(Path(folder, name)))
                 for path in Path(folder).iterdir():
                     os.replace(path, Path(out, path.name))
-    except OSError as e:
-        raise UserError(f"cannot draw into {out}: {e.strerror or e}; make room, then resume=true draws again") from None
+            drawn[name] = Path(out, name)
+    return drawn
