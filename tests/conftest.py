@@ -1,17 +1,18 @@
+"""What pytest hands to tests: a text, runs of train.py in this process or as a user starts them, self-checks."""
 import os
 import random
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import TINY
 
 import train
-
-ROOT = Path(__file__).resolve().parent.parent
-TINY = "n_layer=1 n_embd=16 block_size=16 batch_size=4 device=cpu eval_iters=1".split()
+from common.checkpoint import ROOT
+from common.settings import guard
 
 torch.set_num_threads(1)                                # small tensors: a second thread costs more than it brings
 
@@ -76,3 +77,39 @@ def inside(tmp_path, monkeypatch):
         finally:
             torch.set_flush_denormal(False)
     return run
+
+
+# For tests/extra.
+
+@pytest.fixture(scope="module")
+def no_pictures():
+    """They are drawn when everything is saved, and take most of the time of a tiny run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "draw", lambda *args: None)
+        yield
+
+
+@pytest.fixture
+def refused(inside, monkeypatch, capsys):
+    """Run train.py's main(), which must end in one line and status 2, and return the line."""
+    def run(*args):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as e:
+            guard(lambda: inside(*args))
+        line = capsys.readouterr().err
+        assert e.value.code == 2 and line.startswith("error: ") and line.count("\n") == 1, line
+        assert re.search("[;:?] |should", line), f"says what, but not what to do: {line}"
+        return line
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, text_file, no_pictures):
+    """A checkpoint of 4 steps of momentum."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["train.py", *TINY, f"dataset={text_file}", "max_iters=4", f"out={folder}"])
+        train.main()
+    torch.set_flush_denormal(False)
+    return folder / "ckpt.pt"

@@ -1,18 +1,17 @@
-"""Byte-pair encoding: our trainer against brute force, tiktoken against plain merging, round trips, broken files."""
+"""Byte-pair encoding: our trainer against brute force, tiktoken against plain merging, round trips."""
 import base64
 import time
 from collections import Counter
 from itertools import pairwise
 
 import numpy as np
-import pytest
 import regex
 import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import bpe
-from data.text import Tokenizer, UserError, load_dataset, write_dataset
+from data.text import Tokenizer, load_dataset, write_dataset
 
 TEXT = "the cat sat on the mat; the dog's hat, and the cat's! 12 12 123  \n\n über über naïve 漢字漢字 " * 5
 texts = st.one_of(st.text("ab c", max_size=60), st.text("aA1' \n.é", max_size=60), st.text(max_size=40))
@@ -94,49 +93,6 @@ def test_training_text_round_trips_through_a_file(tmp_path):
     assert lines[299] == base64.b64encode(tokenizer.token_bytes(299)) + b" 299"
 
 
-def test_changed_ranks_are_noticed(tmp_path):
-    write_dataset(tmp_path, Tokenizer(bpe.spec(bpe.train(TEXT, 300))), TEXT, TEXT[:50], {})
-    file = tmp_path / "bpe300.tiktoken"
-    lines = file.read_bytes().splitlines()
-    file.write_bytes(b"\n".join(lines[:298] + [lines[299], lines[298]]))
-    with pytest.raises(UserError, match="bpe300.tiktoken has been changed"):
-        load_dataset(tmp_path)
-    file.unlink()
-    with pytest.raises(UserError, match="bpe300.tiktoken is missing"):
-        load_dataset(tmp_path)
-
-
-@pytest.mark.parametrize("data", [b"YQ== 1\n", b"YQ==\n", b"YQ== 0 0\n", b"\n", b"YQ== 0\n\nYg== 1\n"])
-def test_broken_files(data):
-    with pytest.raises(UserError):
-        bpe.from_file(data)
-
-
-@given(st.binary(max_size=60))
-def test_any_file_is_a_spec_or_a_user_error(data):
-    try:
-        Tokenizer(bpe.from_file(data))
-    except UserError:
-        pass
-
-
-GOOD = bpe.spec([bytes([i]) for i in range(256)])["ranks"]
-
-
-@pytest.mark.parametrize("ranks", [None, 5, "YQ==", {}, [], [1] * 256, ["!"] * 256, GOOD[:255], GOOD + GOOD[:1],
-                                   GOOD + [""], GOOD[:255] + ["YWI="], [*GOOD, None], [*GOOD, "é"], [GOOD]])
-def test_broken_ranks(ranks):
-    with pytest.raises(UserError, match="ranks"):
-        Tokenizer({"kind": "bpe", "ranks": ranks})
-
-
-def test_a_text_that_tiktoken_refuses():
-    tokenizer = Tokenizer(bpe.spec(bpe.train(TEXT, 300)))
-    assert tokenizer.decode(tokenizer.encode(" " * 10**6)) == " " * 10**6
-    with pytest.raises(UserError, match="runs of spaces"):
-        tokenizer.encode(" " * 10**6 + "x")
-
-
 def test_eight_thousand_merges_in_five_seconds():
     rng = np.random.default_rng(0)
     words = ["".join(chr(97 + c) for c in rng.zipf(1.3, rng.integers(1, 12)) % 26) for _ in range(30000)]
@@ -149,12 +105,6 @@ def test_eight_thousand_merges_in_five_seconds():
 
 
 def test_gpt2(monkeypatch, tmp_path):
-    def offline(name):
-        raise ConnectionError("no route to host")
-    monkeypatch.setattr(tiktoken, "get_encoding", offline)
-    with pytest.raises(UserError, match="vocab.bpe and encoder.json .*go online.*TIKTOKEN_CACHE_DIR.*level=bpe"):
-        Tokenizer({"kind": "gpt2"})
-
     tokens = bpe.train(TEXT, 300)
     fake = tiktoken.Encoding("gpt2", pat_str=bpe.PATTERN, special_tokens={"<|endoftext|>": 300},
                              mergeable_ranks={token: i for i, token in enumerate(tokens)})

@@ -1,4 +1,5 @@
 """Every experiment runs from end to end, with tiny numbers, and leaves its table and its picture."""
+import ast
 import csv
 import importlib
 import re
@@ -6,8 +7,10 @@ import sys
 
 import pytest
 import torch
+from helpers import awake, tokens
 
-from train import ROOT, UserError, load_model
+from common.checkpoint import ROOT, load_model
+from common.settings import UserError
 
 TINY = {"induction": "steps=1 depth=1 gammas=0,1",
         "speed": "training=64 kernel=64 stream=64 rounds=0",
@@ -26,8 +29,8 @@ TINY = {"induction": "steps=1 depth=1 gammas=0,1",
 def experiment(monkeypatch, tmp_path):
     """Run an experiment in this process, one job at a time, in an empty folder; its module and what it printed."""
     monkeypatch.syspath_prepend(ROOT / "experiments")
-    import common
-    monkeypatch.setattr(common.os, "sched_getaffinity", lambda pid: {0}, raising=False)
+    import lab
+    monkeypatch.setattr(lab.os, "sched_getaffinity", lambda pid: {0}, raising=False)
     monkeypatch.chdir(tmp_path)
 
     def run(name, *args):
@@ -64,7 +67,9 @@ def test_runs(name, experiment, text_file, tmp_path, capsys):
         for row in rows:
             error = abs(float(row["gain"]) - float(row["measured_gain"]))
             assert error < 1e-6 * max(1, float(row["gain"])), row
-        assert {row["mixer"] for row in rows} > {"momentum", "fluidlm, seed", "hydra", "advection_glu"}
+        mixers = {row["mixer"] for row in rows}
+        assert mixers > {"momentum", "fluidlm, upwind", "hydra", "advection_glu"}
+        assert sum(mixer.startswith("fluidlm, ") for mixer in mixers) == 2, "both stencils"
     if name == "race":
         final = [row for row in rows if row["final"] == "1"]
         assert len(final) == 2 * 2 and all(float(row["leak"]) < 1e-10 for row in final)
@@ -78,19 +83,19 @@ def test_an_experiment_as_a_script(cli, text_file, tmp_path):
 
 def test_what_is_there_is_not_done_again(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(ROOT / "experiments")
-    import common
+    import lab
     done, path, columns = [], tmp_path / "table.csv", "name n word value".split()
     work = lambda *job: done.append(job) or [[f"{n} of 2", job[1] / 3] for n in (1, 2)]
     jobs = [("a", 1.0), ("b", 2)]
     for more in ([], [("c", 3)]):
         for job in jobs + more:                         # one job at a time: no worker processes
-            rows = common.collect(path, columns, work, [job], resume=True)
-    monkeypatch.setattr(common.os, "sched_getaffinity", lambda pid: {0}, raising=False)
-    rows = common.collect(path, columns, work, [*jobs, ("c", 3)], resume=True)
+            rows = lab.collect(path, columns, work, [job], resume=True)
+    monkeypatch.setattr(lab.os, "sched_getaffinity", lambda pid: {0}, raising=False)
+    rows = lab.collect(path, columns, work, [*jobs, ("c", 3)], resume=True)
     assert done == [("a", 1.0), ("b", 2), ("a", 1.0), ("b", 2), ("c", 3), ("a", 1.0), ("b", 2)]     # only c was kept
     assert [row["word"] for row in rows] == ["1 of 2", "2 of 2"] * 3 and rows[3]["value"] == pytest.approx(2 / 3)
-    assert common.collect(path, columns, work, [*jobs, ("c", 3)], resume=True) == rows and len(done) == 7
-    common.collect(path, [*columns[:3], "other"], work, [("c", 3)], resume=True)
+    assert lab.collect(path, columns, work, [*jobs, ("c", 3)], resume=True) == rows and len(done) == 7
+    lab.collect(path, [*columns[:3], "other"], work, [("c", 3)], resume=True)
     assert len(done) == 8                               # another kind of table
 
 
@@ -105,26 +110,24 @@ def test_wrong_settings(name, word, what, experiment, text_file):
         experiment(name, *(f"{key}={value}" for key, value in words.items()))
 
 
-def test_every_experiment_has_a_short_question_and_a_short_script():
+def test_every_experiment_begins_with_its_question():
     for path in ROOT.glob("experiments/*.py"):
-        lines = path.read_text().splitlines()
-        assert len(lines) <= 150 and lines[0] == '"""', f"{path} has {len(lines)} lines"
+        about = ast.get_docstring(ast.parse(path.read_text()))
+        assert about, f"{path.name} says nothing about itself"
+        if path.stem in TINY:
+            assert "?" in about.partition("\n\n")[0], f"{path.name} asks nothing"
+            assert f"python experiments/{path.name}" in about, f"{path.name} does not say how it is run"
 
 
 def test_every_term_can_be_left_out(monkeypatch):
     """Each ablation moves the logits of a model whose weights are all awake, and no gradient reaches what it froze."""
     monkeypatch.syspath_prepend(ROOT / "experiments")
     import ablate
-    idx = torch.randint(23, (2, 12), generator=torch.Generator().manual_seed(1))
+    idx = tokens((2, 12))
     for name, terms in ablate.TERMS.items():
-        module = load_model(name)
         logits = {}
         for term, alter in {"": lambda model: None, **terms}.items():
-            torch.manual_seed(0)
-            model = module.Model(module.Config(vocab_size=23, block_size=12, n_layer=3, n_embd=32)).double().eval()
-            with torch.no_grad():
-                for p in model.parameters():
-                    p.add_(0.1 * torch.randn_like(p))
+            model = awake(load_model(name))
             alter(model)
             logits[term] = model(idx)[0].detach()
             assert term == "" or (logits[term] - logits[""]).abs().max() > 1e-6, (name, term)

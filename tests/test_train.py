@@ -5,58 +5,22 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
-from typing import Literal
+from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY
+from helpers import SMALL, TINY, Knobs, after, losses, small
 
 import train as T
-from train import UserError, settings
+from common.checkpoint import COLUMNS, ROOT, load_model
+from common.optimizer import Muon, clip_gradients, make_optimizers
+from common.score import evaluate
+from common.settings import UserError, settings
+from sample import generate
 
-
-@dataclass
-class Knobs:
-    n_embd: int = 4                     # channels
-    lr: float = 0.1                     # step
-    flag: bool = False                  # on or off
-    kind: Literal["a", "b"] = "a"       # one of two
-    name: str = ""                      # any text
-
-    def __post_init__(self):
-        if self.n_embd % 2:
-            raise ValueError(f"n_embd={self.n_embd} is odd")
-
-
-def losses(path):
-    with open(path, newline="") as f:
-        return [row["train_loss"] for row in csv.DictReader(f) if row["train_loss"]]
-
-
-def test_a_model_without_a_portrait(inside, text_file, tmp_path, monkeypatch, capsys):
-    monkeypatch.delattr(T.load_model("momentum"), "portrait")
-    inside(*TINY, f"dataset={text_file}", "max_iters=2")
-    assert (tmp_path / "out/momentum/loss.png").exists() and not (tmp_path / "out/momentum/physics.png").exists()
-    assert "look at out/momentum/loss.png; " in capsys.readouterr().out
-
-
-def test_a_disk_that_fills_while_drawing(inside, text_file, tmp_path, monkeypatch):
-    """What was drawn before stays, the run is saved, and resume=true draws the rest; a kill's leftovers go then."""
-    def full(model, tokens, path):
-        raise OSError(28, "No space left on device")
-    left = tmp_path / "out/momentum/.tmp-abc"
-    with monkeypatch.context() as patch:
-        patch.setattr(T.load_model("momentum"), "portrait", full)
-        with pytest.raises(UserError, match="No space left on device; make room, then resume=true"):
-            inside(*TINY, f"dataset={text_file}", "max_iters=2")
-    left.mkdir()
-    (left / "physics.png").write_bytes(b"half")
-    assert (tmp_path / "out/momentum/loss.png").exists()
-    inside("resume=true")
-    assert (tmp_path / "out/momentum/physics.png").exists() and not left.exists()
-
+# Settings.
 
 def test_settings_take_what_people_type():
     k = settings("n_embd=1e4 lr=0 flag=TRUE kind=b --name=x=y".split(), Knobs)
@@ -86,6 +50,8 @@ def test_settings_say_what_is_wrong(words, message):
     assert str(e.value) == message
 
 
+# Parts.
+
 def test_batches_are_a_function_of_seed_and_step():
     data = np.arange(1000, dtype=np.uint16)
     x, y = T.get_batch(data, 8, 1, 5, 6, 2)
@@ -103,16 +69,16 @@ def test_muon_orthogonalises():
         p = torch.nn.Parameter(torch.zeros(shape))
         u, _, v = torch.linalg.svd(torch.randn(shape), full_matrices=False)
         p.grad = u @ torch.diag(torch.logspace(0, 1, min(shape))) @ v                   # singular values from 1 to 10
-        T.Muon([p], lr=1.0, weight_decay=0.0).step()
+        Muon([p], lr=1.0, weight_decay=0.0).step()
         s = torch.linalg.svdvals(p.detach()) / (0.2 * max(shape) ** 0.5)
         assert s.min() > 0.5 and s.max() < 1.3, s
 
 
 def test_every_parameter_has_one_optimizer():
-    module = T.load_model("momentum")
+    module = load_model("momentum")
     model = module.Model(module.Config(learn_gamma=True))
     for optimizer in ("muon", "adamw"):
-        groups = [g for o in T.make_optimizers(model, T.Train(optimizer=optimizer)) for g in o.param_groups]
+        groups = [g for o in make_optimizers(model, T.Train(optimizer=optimizer)) for g in o.param_groups]
         ids = [id(p) for g in groups for p in g["params"]]
         assert sorted(ids) == sorted(id(p) for p in model.parameters() if p.requires_grad)
         assert any(p is model.wte.weight for g in groups if g["weight_decay"] for p in g["params"])
@@ -124,7 +90,7 @@ def test_clip_by_layer():
     for how, norm in (("global", 1.0), ("layer", 2 ** 0.5)):
         for p in model.parameters():
             p.grad = torch.full_like(p, 9.0)
-        T.clip_gradients(model, how)
+        clip_gradients(model, how)
         assert math.isclose(torch.cat([p.grad.flatten() for p in model.parameters()]).norm().item(), norm, rel_tol=1e-4)
 
 
@@ -138,22 +104,116 @@ def test_evaluation_scores_every_token_once():
             return None, torch.tensor(1.5)
     data = np.arange(61, dtype=np.uint16)
     seen = []
-    from contextlib import nullcontext
-    assert T.evaluate(Counter(), data, 4, "cpu", nullcontext()) == pytest.approx(1.5)
+    assert evaluate(Counter(), data, 4, "cpu", nullcontext()) == pytest.approx(1.5)
     assert sorted(seen) == list(range(1, 61))
 
 
 def test_generate_is_greedy_and_truncates():
-    module = T.load_model("momentum")
+    module = load_model("momentum")
     torch.manual_seed(0)
     model = module.Model(module.Config(vocab_size=11, block_size=8, n_layer=1, n_embd=16, n_head=2))
     ids = [1, 2, 3] * 7
-    greedy = list(T.generate(model, ids, 12, temperature=0))
+    greedy = list(generate(model, ids, 12, temperature=0))
     full = model.eval()(torch.tensor([ids + greedy]))[0][0, len(ids) - 1:-1].argmax(-1).tolist()
     assert greedy == full
-    assert greedy == list(T.generate(model, ids, 12, top_k=1)) == list(T.generate(model, ids, 12, top_p=1e-6))
-    assert list(T.generate(model, ids, 12, seed=4)) == list(T.generate(model, ids, 12, seed=4, top_k=99))
+    assert greedy == list(generate(model, ids, 12, top_k=1)) == list(generate(model, ids, 12, top_p=1e-6))
+    assert list(generate(model, ids, 12, seed=4)) == list(generate(model, ids, 12, seed=4, top_k=99))
 
+
+# The loop by itself.
+
+DATA = np.random.default_rng(0).integers(SMALL["vocab_size"], size=500).astype(np.uint16)
+
+
+def little(**settings):
+    """(model, Train) of a loop that takes milliseconds."""
+    torch.manual_seed(0)
+    model = load_model("momentum").Model(small(load_model("momentum"), n_layer=1, n_embd=8, dropout=0.1))
+    return model, T.Train(**{"batch_size": 2, "warmup": 3} | settings)
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_only_steps_count_as_seconds():
+    """By a clock of our own: a step takes 2 seconds, what the caller does in between 100."""
+    now = 0.0
+
+    def forward(*args):
+        nonlocal now
+        now += 2
+    model, train = little(minutes=0.1)
+    model.register_forward_hook(forward)
+    progress = T.Progress()
+    for loss, lr in T.fit(model, DATA, train, progress, clock=lambda: now):
+        now += 100
+    assert (progress.step, progress.seconds) == (3, 6.0) and progress.share(train) == 1
+
+
+def test_a_run_does_not_count_its_evaluations(inside, text_file, tmp_path, monkeypatch, capsys):
+    now = 0.0
+
+    def spend(seconds):
+        nonlocal now
+        now += seconds
+    monkeypatch.setattr(T, "draw", lambda *args: None)
+    monkeypatch.setattr(T, "fit", partial(T.fit, clock=lambda: now))
+    monkeypatch.setattr(T, "evaluate", after(0, T.evaluate, lambda: spend(100)))
+    monkeypatch.setattr(T, "clip_gradients", after(0, T.clip_gradients, lambda: spend(2)))
+    inside(*TINY, f"dataset={text_file}", "minutes=0.1", "eval_interval=1")
+    rows = list(csv.DictReader(open(tmp_path / "out/momentum/log.csv", newline="")))
+    assert [float(row["seconds"]) for row in rows] == [0, 2, 4, 6, 6] and now == 6 + 100 * 4
+    assert "3 iterations in 6 s" in capsys.readouterr().out
+
+
+def test_the_learning_rate_rises_stays_and_falls_to_zero():
+    model, train = little(max_iters=20, lr=0.5, warmup=4)
+    rates = [lr for _, lr in T.fit(model, DATA, train, T.Progress())]
+    assert rates == pytest.approx([0.125, 0.25, 0.375, *[0.5] * 8, *np.linspace(0.45, 0.05, 9)])
+
+
+def test_a_loop_goes_on_where_it_stopped():
+    """With its progress and its optimizers; a fresh pair of either ends elsewhere."""
+    def trained(stop, keep=True):
+        model, train = little(max_iters=6)
+        progress, optimizers = T.Progress(), make_optimizers(model, train)
+        for loss, lr in T.fit(model, DATA, train, progress, optimizers):
+            if progress.step == stop:
+                break
+        if not keep:
+            optimizers = make_optimizers(model, train)
+        for loss, lr in T.fit(model, DATA, train, progress, optimizers):
+            pass
+        assert progress.step == 6
+        return weights(model)
+    assert torch.equal(trained(stop=6), trained(stop=2))
+    assert not torch.equal(trained(stop=6), trained(stop=2, keep=False))
+
+
+def test_two_passes_are_one_large_batch():
+    model, train = little(max_iters=1, optimizer="adamw", batch_size=2, grad_accum=2)
+    model.eval()
+    x, y = T.get_batch(DATA, model.config.block_size, train.seed, 0, 2, 2)
+    expected = model(x.flatten(0, 1), y.flatten(0, 1))[1].item()
+    for block in model.modules():
+        block.train = lambda mode=True: None                    # no dropout
+    (loss, _), = T.fit(model, DATA, train, T.Progress())
+    assert loss == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_loss_that_is_not_finite_does_not_reach_the_weights():
+    model, train = little(max_iters=5)
+    forward, progress = model.forward, T.Progress()
+    model.forward = lambda *args: (None, forward(*args)[1] * (math.nan if progress.step == 2 else 1))
+    before = None
+    with pytest.raises(FloatingPointError, match="the loss of iteration 3 is nan"):
+        for loss, lr in T.fit(model, DATA, train, progress):
+            before = weights(model)
+    assert progress.step == 2 and torch.equal(weights(model), before) and torch.isfinite(before).all()
+
+
+# Whole runs.
 
 def test_train_then_sample(cli, text_file, tmp_path):
     done = cli("train.py", *TINY, f"dataset={text_file}", "max_iters=20", "eval_interval=10")
@@ -161,7 +221,7 @@ def test_train_then_sample(cli, text_file, tmp_path):
     names = ".lock best.pt ckpt.pt log.csv loss.png physics.png sample.txt".split()
     assert sorted(p.name for p in out.iterdir()) == names
     rows = list(csv.DictReader(open(out / "log.csv", newline="")))
-    assert list(rows[0]) == T.COLUMNS and [r["iter"] for r in rows if r["val_loss"]] == ["0", "10", "20"]
+    assert list(rows[0]) == COLUMNS and [r["iter"] for r in rows if r["val_loss"]] == ["0", "10", "20"]
     assert float(rows[-1]["val_loss"]) < float(rows[0]["val_loss"])
     assert float(rows[-1]["bits_per_byte"]) == pytest.approx(float(rows[-1]["val_loss"]) / math.log(2), rel=1e-4)
     assert "bits per byte" in done.stdout
@@ -170,6 +230,13 @@ def test_train_then_sample(cli, text_file, tmp_path):
     assert text.stdout == cli("sample.py", "ckpt=out/momentum/ckpt.pt", "prompt=A:", "tokens=50", "seed=3").stdout
     refused = cli("train.py", *TINY, f"dataset={text_file}", "max_iters=20", expect=2)
     assert "resume=true goes on" in refused.stderr
+
+
+def test_a_model_without_a_portrait(inside, text_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.delattr(load_model("momentum"), "portrait")
+    inside(*TINY, f"dataset={text_file}", "max_iters=2")
+    assert (tmp_path / "out/momentum/loss.png").exists() and not (tmp_path / "out/momentum/physics.png").exists()
+    assert "look at out/momentum/loss.png; " in capsys.readouterr().out
 
 
 def test_the_same_seed_gives_the_same_losses(inside, text_file, tmp_path, monkeypatch):
@@ -192,7 +259,8 @@ sys.path.insert(0, {str(ROOT)!r})
 os.makedirs("rank" + os.environ["RANK"])
 os.chdir("rank" + os.environ["RANK"])
 import train
-train.guard(train.main)
+from common.settings import guard
+guard(train.main)
 """)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script]
     done = subprocess.run([*command, *args, "out=two"], cwd=tmp_path, capture_output=True, text=True, timeout=120,

@@ -1,0 +1,248 @@
+"""Nothing that a machine does loses work: kills, interrupts, full disks, closed pipes, a loss that is not a number."""
+import errno
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from helpers import TINY, after, losses, steps, written
+
+import train
+from common.checkpoint import ROOT, load_checkpoint, load_model
+from common.files import lock
+from common.pictures import draw
+from common.settings import UserError, guard
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+
+# Numbers, disks and folders.
+
+def test_a_loss_that_turns_nan_keeps_the_last_good_checkpoint(refused, text_file, tmp_path):
+    wild = "max_iters=60 optimizer=adamw lr=1e18 warmup=1 clip=off eval_interval=1".split()
+    line = refused(*TINY, f"dataset={text_file}", *wild)
+    assert "iteration" in line and "last good checkpoint is kept" in line
+    ckpt = load_checkpoint(tmp_path / "out/momentum/ckpt.pt")
+    assert all(torch.isfinite(p).all() for p in ckpt["model"].values())
+    assert ckpt["progress"]["step"] == int(re.search(r"iteration (\d+)", line)[1]) - 1                  # the line names the step
+
+
+def test_a_full_disk_loses_nothing(inside, refused, text_file, tmp_path, monkeypatch):
+    inside(*TINY, f"dataset={text_file}", "max_iters=4")
+    out = tmp_path / "out/momentum"
+    before, real = written(out), os.fsync
+    for room in range(1, 6):                            # best.pt, log.csv, sample.txt, ckpt.pt ...
+        left = [room]
+        for path, content in before.items():
+            path.write_bytes(content)
+
+        def full(fd):
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(fd)
+        monkeypatch.setattr(os, "fsync", full)
+        assert "No space left" in refused("resume=true", "max_iters=8", "eval_interval=2")
+        assert sorted(written(out)) == sorted(before), "no temporary file stays"
+        assert steps(out / "ckpt.pt") in (4, 6) and load_checkpoint(out / "best.pt")
+
+
+def test_a_disk_that_fills_while_drawing(inside, text_file, tmp_path, monkeypatch):
+    """What was drawn before stays, the run is saved, and resume=true draws the rest; a kill's leftovers go then."""
+    def full(model, tokens, path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    left = tmp_path / "out/momentum/.tmp-abc"
+    monkeypatch.setattr(train, "draw", draw)
+    with monkeypatch.context() as patch:
+        patch.setattr(load_model("momentum"), "portrait", full)
+        with pytest.raises(UserError, match="No space left on device; make room, then resume=true"):
+            inside(*TINY, f"dataset={text_file}", "max_iters=2")
+    left.mkdir()
+    (left / "physics.png").write_bytes(b"half")
+    assert (tmp_path / "out/momentum/loss.png").exists()
+    inside("resume=true")
+    assert (tmp_path / "out/momentum/physics.png").exists() and not left.exists()
+
+
+def test_one_run_in_a_folder(refused, inside, text_file, tmp_path):
+    with lock(tmp_path / "a"):
+        assert "another process is training" in refused(*TINY, f"dataset={text_file}", "max_iters=1", "out=a")
+        assert "another process is training" in refused("resume=true", "out=a")
+    (tmp_path / "a/.tmp-0123-ckpt.pt").write_text("what a kill has left half-written")
+    inside(*TINY, f"dataset={text_file}", "max_iters=1", "out=a")
+    assert sorted(p.name for p in written(tmp_path / "a")) == ["best.pt", "ckpt.pt", "log.csv", "sample.txt"]
+
+
+def test_a_terminal_that_is_not_utf8(inside, tmp_path, monkeypatch):
+    (tmp_path / "text").write_text("naïve 漢字 🎭 " * 99, encoding="utf-8")
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, "ascii"))
+    guard(lambda: inside(*TINY, "dataset=text", "max_iters=2"))
+    assert b"2 iterations in" in shown.getvalue() and b"?" in shown.getvalue()
+
+
+# Interrupts.
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupt_saves_and_resume_is_unbroken(number, inside, text_file, tmp_path, monkeypatch, capsys):
+    args = [*TINY, f"dataset={text_file}", "max_iters=9", "dropout=0.1"]
+    inside(*args, "out=whole")
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        stop = lambda: os.kill(os.getpid(), number)
+        patch.setattr(train, "clip_gradients", after(4, train.clip_gradients, stop))
+        inside(*args, "out=broken")
+    assert "stopped and saved after iteration 5; add resume=true to go on" in capsys.readouterr().out
+    assert steps("broken/ckpt.pt") == 5 and signal.getsignal(number) is before
+    inside(*args, "out=broken", "resume=true")
+    assert losses("broken/log.csv") == losses("whole/log.csv")
+
+
+def test_nohup_goes_on(inside, text_file, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with monkeypatch.context() as patch:
+            hang_up = lambda: os.kill(os.getpid(), signal.SIGHUP)
+            patch.setattr(train, "clip_gradients", after(2, train.clip_gradients, hang_up))
+            inside(*TINY, f"dataset={text_file}", "max_iters=4")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert steps("out/momentum/ckpt.pt") == 4
+
+
+def test_interrupt_before_the_first_step(inside, text_file, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        stop = lambda: os.kill(os.getpid(), signal.SIGINT)
+        patch.setattr(train, "evaluate", after(0, train.evaluate, stop))
+        inside(*TINY, f"dataset={text_file}", "max_iters=9")
+    assert "after iteration 0" in capsys.readouterr().out and steps("out/momentum/ckpt.pt") == 0
+
+
+def test_interrupt_of_the_last_score_loses_no_step(inside, text_file, tmp_path, monkeypatch):
+    def stop():
+        raise KeyboardInterrupt
+    args = [*TINY, f"dataset={text_file}", "max_iters=9", "eval_interval=99"]
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "evaluate", after(1, train.evaluate, stop))
+        with pytest.raises(KeyboardInterrupt):
+            inside(*args)
+    assert steps("out/momentum/ckpt.pt") == 9
+    inside("resume=true")
+    assert float((tmp_path / "out/momentum/log.csv").read_text().splitlines()[-1].split(",")[3]) > 0
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC, errno.EIO])
+def test_output_that_nobody_takes_saves(number, inside, text_file, monkeypatch):
+    """A pipe that is closed, a log on a full disk, a terminal that went away."""
+    class Closed(io.StringIO):
+        def write(self, text):
+            if "iteration 2" in self.getvalue():
+                raise OSError(number, "no more")
+            return super().write(text)
+    monkeypatch.setattr(sys, "stdout", Closed())
+    inside(*TINY, f"dataset={text_file}", "max_iters=100000", "eval_interval=1")
+    assert 2 <= steps("out/momentum/ckpt.pt") < 9
+
+
+# Kills.
+
+def test_thirty_kills(text_file, tmp_path):
+    """One run, killed 30 times and resumed each time, has the losses of a run that was left alone: killed in the first
+    step, in a save when the new file is written but not in place, in the very first save, and at random moments."""
+    script = tmp_path / "kills.py"
+    script.write_text(f"""
+import os, random, signal, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+import torch
+import torch._dynamo                                    # the optimizers import it in every child otherwise: seconds
+torch.set_num_threads(1)
+import train
+train.draw = lambda *args: None                         # pictures come after the last save
+base = {[*TINY, f"dataset={text_file}", "max_iters=600", "eval_interval=20", "dropout=0.1"]!r}
+def die_at(owner, name, left):
+    real = getattr(owner, name)
+    def function(*args):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args)
+    setattr(owner, name, function)
+def child(*words, dies=None):
+    pid = os.fork()
+    if not pid:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.argv = ["train.py", *base, *words]
+        code = 1
+        try:
+            if dies:
+                die_at(*dies)
+            train.main()
+            code = 0
+        finally:
+            os._exit(code)
+    return pid
+assert os.waitpid(child("out=whole"), 0)[1] == 0
+resume, rng, seen = ("out=broken", "resume=true"), random.Random(1), []
+moments = [(os, "replace", 0), (os, "replace", 3), (train, "clip_gradients", 0), (torch.Tensor, "backward", 0)]
+moments += [(os, "replace", n) for n in (0, 4, 5, 7, 9, 12)] + [(train, "clip_gradients", n) for n in (21, 3)]
+moments += [None] * (30 - len(moments))
+for dies in moments:
+    pid = child(*resume, dies=dies)
+    if not dies:
+        time.sleep(rng.uniform(0.02, 0.2))
+        os.kill(pid, signal.SIGKILL)
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL, dies
+    seen.append(os.path.exists("broken/ckpt.pt") and train.load_checkpoint("broken/ckpt.pt")["progress"]["step"])
+assert not seen[1] and seen[2] == seen[3] == 0 and sorted(seen) == seen, seen
+assert os.waitpid(child(*resume), 0)[1] == 0
+print(len(seen))
+""")
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=200,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0 and done.stdout.split()[-1] == "30", done.stderr
+    assert losses(tmp_path / "broken/log.csv") == losses(tmp_path / "whole/log.csv")
+    assert not list((tmp_path / "broken").glob(".tmp-*")), "what the kills left is cleared away"
+
+
+# Several processes.
+
+def test_two_processes_agree_that_the_time_is_over(text_file, tmp_path):
+    """The clock of the second runs twice as fast: when its minutes are over, the run is complete for both."""
+    script = tmp_path / "clocks.py"
+    script.write_text(f"""
+import functools, os, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+import train
+from common.settings import guard
+speed = 1 + int(os.environ["RANK"])
+train.draw = lambda *args: None
+train.fit = functools.partial(train.fit, clock=lambda: speed * time.perf_counter())
+guard(train.main)
+""")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script]
+    done = subprocess.run([*command, *TINY, f"dataset={text_file}", "minutes=0.02"], cwd=tmp_path, text=True,
+                          capture_output=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert "the whole validation text" in done.stdout and "stopped and saved" not in done.stdout, done.stdout
+
+
+def test_a_process_that_dies_ends_the_job(text_file, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", ROOT / "train.py"]
+    job = subprocess.Popen([*command, *TINY, f"dataset={text_file}", "max_iters=100000"], cwd=tmp_path, text=True,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    for line in job.stdout:
+        if line.startswith("iteration"):
+            break
+    ranks = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True).stdout.split()
+    time.sleep(1)
+    os.kill(int(ranks[-1]), signal.SIGKILL)
+    _, err = job.communicate(timeout=60)
+    assert job.returncode != 0 and ("SIGKILL" in err or "Signal 9" in err), err
+    assert "error: lost a process of the run" in err and "go on with resume=true" in err, err
+    load_checkpoint(tmp_path / "out/momentum/ckpt.pt")

@@ -1,0 +1,104 @@
+"""What several tests share: small models with moved weights, how far two results are apart, settings to type."""
+import csv
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+
+from common.checkpoint import load_checkpoint
+from common.settings import UserError
+
+TINY = "n_layer=1 n_embd=16 block_size=16 batch_size=4 device=cpu eval_iters=1".split()
+SMALL = dict(vocab_size=23, block_size=12, n_layer=3, n_embd=32, n_head=2, dropout=0.0)
+LENGTHS = (1, 2, 3, 7, 31, 32, 33, 63, 64, 65, 257)     # of a text: one token, and the borders of 32, 64 and 256
+
+
+# Models.
+
+def small(module, **changes):
+    """The small Config of a model, with the common names that it has."""
+    names = {f.name for f in fields(module.Config)}
+    return module.Config(**{key: value for key, value in SMALL.items() if key in names} | changes)
+
+
+def awake(module, **changes):
+    """A small float64 model whose weights are all moved, so that nothing initialised to zero can hide a mistake."""
+    torch.manual_seed(0)
+    model = module.Model(small(module, **changes)).double().eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    return model
+
+
+def tokens(shape, seed=1):
+    return torch.randint(SMALL["vocab_size"], shape, generator=torch.Generator().manual_seed(seed))
+
+
+def relative(a, b):
+    """The largest difference of two arrays or tensors, relative to the largest entry of b."""
+    a, b = np.asarray(a), np.asarray(b)
+    return float(abs(a - b).max() / max(abs(b).max(), 1e-300))
+
+
+def scan_loop(x, dt, A, B, C, D, h):
+    """The selective scan of fluidlm.py, token by token, for autograd to differentiate."""
+    ys = []
+    for xt, dtt, Bt, Ct in zip(x.unbind(1), dt.unbind(1), B.unbind(1), C.unbind(1)):
+        h = (dtt.unsqueeze(1) * A.t()).exp() * h + (dtt * xt).unsqueeze(1) * Bt.unsqueeze(2)
+        ys.append((Ct.unsqueeze(2) * h).sum(1) + D * xt)
+    return torch.stack(ys, 1), h
+
+
+# Settings, runs and errors.
+
+@dataclass
+class Knobs:
+    n_embd: int = 4                     # channels
+    lr: float = 0.1                     # step
+    flag: bool = False                  # on or off
+    kind: Literal["a", "b"] = "a"       # one of two
+    name: str = ""                      # any text
+
+    def __post_init__(self):
+        if self.n_embd % 2:
+            raise ValueError(f"n_embd={self.n_embd} is odd")
+
+
+def written(folder):
+    """Everything in a folder that is not a data set or a lock: {path: bytes}."""
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and "data" not in p.parts and p.name != ".lock"}
+
+
+def steps(path):
+    """After how many iterations a checkpoint was saved."""
+    return load_checkpoint(path)["progress"]["step"]
+
+
+def losses(path):
+    """The training losses in a log.csv, as they were written."""
+    with open(path, newline="") as f:
+        return [row["train_loss"] for row in csv.DictReader(f) if row["train_loss"]]
+
+
+def after(calls, real, what):
+    """The function `real`, which does `what` first from so many calls on."""
+    left = [calls]
+
+    def function(*args, **options):
+        left[0] -= 1
+        if left[0] < 0:
+            what()
+        return real(*args, **options)
+    return function
+
+
+def fails(what, call, *args, **kwargs):
+    """The message of the UserError that the call must end in: one line, which says what."""
+    with pytest.raises(UserError) as e:
+        call(*args, **kwargs)
+    message = str(e.value)
+    assert "\n" not in message and what in message, message
+    return message
