@@ -21,6 +21,7 @@ from common.checkpoint import models
 from common.score import token_losses
 from common.settings import UserError, guard, settings
 
+WINDOW = 128
 RANGES = ((0, 128), (128, 512), (512, 2048), (2048, 16384))
 COLUMNS = "model changes minutes seed dataset small low high tokens loss reference difference".split()
 
@@ -38,23 +39,24 @@ class Settings:
     resume: bool = False            # keep what streams.csv already holds
 
 
-def past_64_to_128(model, data):                                 # -> (N,) loss of token i, nan for the first 64
-    """The loss of every token with 64 to 127 tokens before it: windows of 128, every 64 tokens."""
-    starts = np.arange(0, len(data) - 128, 64)
-    windows = np.stack([data[s:s + 129] for s in starts])
+def short_past(model, data, window=WINDOW):                      # -> (N,) loss of each token, nan for the first ones
+    """The loss of every token with window/2 to window tokens before it: windows, every window/2 tokens."""
+    half = window // 2
+    starts = np.arange(0, len(data) - window, half)
     losses = np.full(len(data), np.nan)
-    for i in range(0, len(starts), 64):
-        part = token_losses(model, windows[i:i + 64], 128)[:, 64:]                      # (64, 64)
-        for s, row in zip(starts[i:i + 64], part):
-            losses[s + 65:s + 129] = row
+    for some in np.array_split(starts, max(1, len(starts) // 64)):
+        part = token_losses(model, np.stack([data[s:s + window + 1] for s in some]), window)
+        for s, row in zip(some, part):
+            losses[s + half + 1:s + window + 1] = row[half:]
     return losses
 
 
-def position_table(model, data):                                 # -> rows low, high, tokens, loss, reference, difference
-    reference = past_64_to_128(model, data)
+def position_table(model, data, ranges=RANGES, window=WINDOW):   # -> rows low, high, tokens, loss, reference, difference
+    reference = short_past(model, data, window)
+    short = ranges[-2][1]                                        # short pasts occur in more and shorter streams
     rows = []
-    for low, high in RANGES:
-        length = min(len(data) - 1, 2048 if high <= 2048 else high)      # short pasts occur in more and shorter streams
+    for low, high in ranges:
+        length = min(len(data) - 1, max(short, high))
         starts = np.arange(0, len(data) - length, length)
         found = []
         for some in np.array_split(starts, max(1, len(starts) // 16)):
