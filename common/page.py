@@ -28,7 +28,7 @@ import torch
 
 from common.files import note, write_atomic
 from common.pictures import column
-from common.score import influence, leak
+from common.score import influence, verdict
 
 TEMPLATE = Path(__file__).with_name("page.html")
 DATA = re.compile(r'(?<=<script type="application/json" id="data">).*?(?=</script>)', re.S)
@@ -89,7 +89,7 @@ def influenced(model, idx, reach):
     """The influence map of the first `reach` tokens, in one pass as in training."""
     reach = min(reach, model.config.block_size, int((2e8 / model.config.vocab_size) ** 0.5))
     kl = influence(model, idx[:reach])
-    nats, sentence = leak(kl)
+    nats, sentence = verdict(kl)
     return {"leak": nats, "sentence": sentence, **pack(kl)}
 
 
@@ -178,7 +178,6 @@ def write_run(out, model, data, tokenizer, about, progress, done, live, portrait
 
     about: name, train and config, as in a checkpoint; done: the part of the run that is done;
     portrait: a picture that is drawn already; counter: a loss to compare with, nats per token."""
-    import matplotlib.figure                                     # noqa: F401; once, not counted
     began = time.perf_counter()
     path = Path(out, "index.html")
     train = about["train"]

@@ -24,7 +24,7 @@ import sample as G
 import train as T
 from common import page as P
 from common.checkpoint import models
-from common.score import influence, leak
+from common.score import influence, verdict
 from data.text import Tokenizer
 
 HOSTILE = ("</script><script>hacked = 1</script>\n<img src=x onerror=\"hacked = 2\"> <b onmouseover=hacked=3>&lt;\n"
@@ -118,7 +118,7 @@ def test_influence_is_that_of_brute_force(name):
     idx = np.array([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9])
     kl = influence(model, idx)
     assert kl.shape == (13, 13) and (kl >= 0).all() and model.training
-    assert not np.tril(kl, -1).any() and leak(kl)[0] == 0
+    assert not np.tril(kl, -1).any() and verdict(kl)[0] == 0
     truth = brute_force(model, idx)
     assert abs(kl - truth).max() < 1e-5 * truth.max(), abs(kl - truth).max()
 
@@ -126,14 +126,14 @@ def test_influence_is_that_of_brute_force(name):
 def test_influence_of_a_large_vocabulary_and_of_one_token():
     kl = influence(Toy(Config(vocab_size=20000)), np.arange(32))
     assert kl.any(0).all() and not np.triu(kl, 2).any()       # the next prediction, no later one
-    assert influence(Toy(), [7]).shape == (1, 1) and leak(influence(Toy(), [7]))[0] == 0
+    assert influence(Toy(), [7]).shape == (1, 1) and verdict(influence(Toy(), [7]))[0] == 0
     assert influence(Toy(), [7, 7, 7]).diagonal().all()                            # a token that differs is found
 
 
 def test_a_leak_is_measured():
     idx = [*b"tokens see the f"]
     kl = influence(Toy(Config(leaky=True)), idx)
-    nats, sentence = leak(kl)
+    nats, sentence = verdict(kl)
     truth = brute_force(Toy(Config(leaky=True)), idx)
     assert nats == pytest.approx(np.tril(truth, -1).max(), rel=1e-3) and nats > 0.01
     token, prediction, said = re.search(r"token (\d+) .* token (\d+) by (\S+) nats; its loss is not to be", sentence).groups()
