@@ -21,7 +21,7 @@ from common.settings import guard, settings, split
 from train import Train
 
 TRIED = {                       # most were tried at four layers, before three became the default
-    "wavefield": ["n_layer=3", "n_layer=4", "n_layer=4 stride=4", "n_layer=4 stride=4 init=seed", "n_layer=4 init=seed",
+    "wavefield": ["n_layer=3", "n_layer=4", "n_layer=4 stride=4", "n_layer=4 stride=4 init=original", "n_layer=4 init=original",
                   "n_layer=4 n_head=16", "n_layer=6 n_embd=96", "n_layer=4 batch_size=8",
                   "n_layer=4 block_size=64 batch_size=32", "n_layer=4 lr=2e-2"],
     "advection_glu": ["n_layer=3", "n_layer=4", "n_layer=4 viscosity=token", "n_layer=4 pre_ln=false",
@@ -30,7 +30,7 @@ TRIED = {                       # most were tried at four layers, before three b
     "hydra": ["nu=0", "n_layer=6", "n_layer=3", "batch_size=8", "block_size=64 batch_size=32", "lr=2e-2", "n_embd=184",
               "zeus=true", "zeus=true n_layer=3"],
     "fluidlm": ["n_layer=3", "n_layer=6 n_embd=96", "n_layer=2 n_steps=2", "d_state=1", "batch_size=8",
-                "block_size=64 batch_size=32", "laplacian=seed", "w_eq=0 w_grad=0 w_gate=0"],
+                "block_size=64 batch_size=32", "laplacian=original", "w_eq=0 w_grad=0 w_gate=0"],
     "momentum": ["n_layer=3", "n_layer=4", "n_layer=4 shear=k", "n_layer=6 n_embd=96", "n_layer=4 n_head=8",
                  "n_layer=4 block_size=64 batch_size=32", "n_layer=10 mlp=false", "n_layer=4 optimizer=adamw lr=2e-3"],
 }
