@@ -1,7 +1,7 @@
 """
 Does a token that is hard to predict compute longer, and what does halting save and cost?
 
-FluidLM's seed lets the fluid run until it is calm (turbulence below epsilon), and lists "adaptive compute follows
+The original lets the fluid run until it is calm (turbulence below epsilon), and lists "adaptive compute follows
 difficulty" as not shown. Here a token halts by itself. For each epsilon: the mean number of Euler steps, the loss, the
 time per token in a stream, and the rank correlation between the steps a token took and its loss in the *full*
 computation, with a 95% interval from resampling whole windows of text (tokens of one window are not independent).

@@ -63,7 +63,8 @@ def kernel(name, B=1, width=256):
             args = [heads().transpose(1, 2) for _ in range(3)]
             f = lambda *a: F.scaled_dot_product_attention(*a, is_causal=True)
         elif name.startswith("wave"):
-            wave = load_model("wavefield").KERNELS["fft" if name == "wave by FFT" else "auto"]
+            module = load_model("wavefield")
+            wave = module.wave_fft if name == "wave by FFT" else module.wave_scan
             args = [heads(), 0.25 / torch.logspace(0, 2, 8), torch.linspace(0, 0.7, 8), torch.zeros(8)]
             f = lambda *a: wave(*a, 4, 512)[0]
         else:

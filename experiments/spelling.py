@@ -1,5 +1,5 @@
 """
-Does transport make a model spell, as the seed of Advection-GLU says, and does its training run more smoothly?
+Does transport make a model spell, as the original says of Advection-GLU, and does its training run more smoothly?
 
 Advection-GLU against the baseline (momentum, gamma = 0) with as many parameters, on the same batches. Each writes on
 from the start of the validation text. Scored are the words that the training text has, those that only the validation
