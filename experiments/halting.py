@@ -1,7 +1,7 @@
 """
 Does a token that is hard to predict compute longer, and what does halting save and cost?
 
-FluidLM's seed lets the fluid run until it is calm (turbulence below epsilon), and lists "adaptive compute follows
+FluidLM's original lets the fluid run until it is calm (turbulence below epsilon), and lists "adaptive compute follows
 difficulty" as not shown. Here a token halts by itself. For each epsilon: the mean number of Euler steps, the loss, the
 time per token in a stream, and the rank correlation between the steps a token took and its loss in the *full*
 computation, with a 95% interval from resampling whole windows of text (tokens of one window are not independent).
@@ -73,9 +73,10 @@ def evaluate(model, x, y, epsilon):
     model.config.epsilon, model.config.patience, model.config.min_steps = epsilon, 1, 1        # the blocks share it
     loss, steps = [], []
     for xs, ys in zip(x.split(16), y.split(16)):
-        logits = model(xs)[0]
+        u, report = model.flow(xs)
+        logits = F.linear(u, model.wte.weight)
         loss.append(F.cross_entropy(logits.transpose(1, 2), ys, reduction="none"))
-        steps.append(model.steps.mean(0))
+        steps.append(report[..., 0].isfinite().sum(1).float().mean(0))         # turbulence is NaN after halting
     state, count = {}, min(100, x.shape[1] - 8)
     model(x[:1, :8], state=state)
     began = time.perf_counter()

@@ -29,7 +29,7 @@ TRIED = {                       # most were tried at four layers, before three b
     "hydra": ["nu=0", "n_layer=6", "n_layer=3", "batch_size=8", "block_size=64 batch_size=32", "lr=2e-2", "n_embd=184",
               "zeus=true", "zeus=true n_layer=3"],
     "fluidlm": ["n_layer=3", "n_layer=6 n_embd=96", "n_layer=2 n_steps=2", "d_state=1", "batch_size=8",
-                "block_size=64 batch_size=32", "laplacian=seed", "w_eq=0 w_grad=0 w_gate=0"],
+                "block_size=64 batch_size=32", "laplacian=original", "w_eq=0 w_grad=0 w_gate=0"],
     "momentum": ["n_layer=3", "n_layer=4", "n_layer=4 shear=k", "n_layer=6 n_embd=96", "n_layer=4 n_head=8",
                  "n_layer=4 block_size=64 batch_size=32", "n_layer=10 mlp=false", "n_layer=4 optimizer=adamw lr=2e-3"],
 }

@@ -64,7 +64,7 @@ def test_runs(name, experiment, text_file, tmp_path, capsys):
         for row in rows:
             error = abs(float(row["gain"]) - float(row["measured_gain"]))
             assert error < 1e-6 * max(1, float(row["gain"])), row
-        assert {row["mixer"] for row in rows} > {"momentum", "fluidlm, seed", "hydra", "advection_glu"}
+        assert {row["mixer"] for row in rows} > {"momentum", "fluidlm, original", "hydra", "advection_glu"}
     if name == "race":
         final = [row for row in rows if row["final"] == "1"]
         assert len(final) == 2 * 2 and all(float(row["leak"]) < 1e-10 for row in final)
