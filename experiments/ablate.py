@@ -76,7 +76,7 @@ def without_slow_rope(model):
 TERMS = {
     "fluidlm": {
         "diffusion": lambda m: freeze(m, "diff", -30.0),                     # softplus(-30) = 1e-13
-        "SSM": lambda m: freeze(m, "ssm.proj.weight", 0.0),
+        "SSM": lambda m: freeze(m, "memory.proj.weight", 0.0),
         "reaction": lambda m: freeze(m, "reaction.proj.weight", 0.0),        # and with it what the pump pumps
         "pump": without_pump,
         "local mean": lambda m: freeze(m, "local.weight", 0.0)},

@@ -64,8 +64,7 @@ def mixers(w, trained, layer):
             coef, only = D[i, 0], D[:, :1] * torch.eye(3).double()[:, i:i + 1]
 
             def diffusion(x, only=only, kind=kind):
-                weights, delays = fluidlm.stencil(only, kind)
-                return x + fluidlm.taps(torch.nn.functional.pad(x, (0, 0, 32, 0)), weights, delays, x.shape[1])
+                return x + fluidlm.laplacian(torch.nn.functional.pad(x, (0, 0, 32, 0)), only, x.shape[1], kind)
             H = 1 + coef.item() * ((1 - z ** d) ** 2 if kind == "original" else z ** d - 1)
             out.append((f"fluidlm, {kind}", f"d = {d}, D = {coef:.2f}", H, diffusion))
     for kind in ("upwind", "one_sided"):

@@ -1,34 +1,34 @@
-"""What is special to fluidlm.py: the scan and the filters two ways, the pump, halting, the state that never grows."""
+"""What is special to fluidlm.py: the scan three ways, the filters, the pump, halting, the state that never grows."""
 import math
 import random
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
-from common.checkpoint import load_model
+from common.checkpoint import ROOT, load_model
 
 m = load_model("fluidlm")
 LENGTHS = [1, 2, 3, 7, 31, 32, 33, 63, 64, 65, 257]
-NAMES = ["x", "dt", "A", "B", "C", "D", "h0"]
+NAMES = ["x", "delta", "A", "write", "read", "skip", "z"]
 
 
-def scan_inputs(L, B=2, D=6, S=3, dtype=torch.float64, seed=0):
+def scan_inputs(T, B=2, C=6, S=3, dtype=torch.float64, seed=0):
     g = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=g).to(dtype)
-    dt, A = torch.rand(B, L, D, generator=g).to(dtype) + 0.01, -4 * torch.rand(D, S, generator=g).to(dtype) - 0.1
-    return [draw(B, L, D), dt, A, draw(B, L, S), draw(B, L, S), draw(D), draw(B, S, D)]
+    delta, A = torch.rand(B, T, C, generator=g).to(dtype) + 0.01, -4 * torch.rand(S, C, generator=g).to(dtype) - 0.1
+    return [draw(B, T, C), delta, A, draw(B, T, S), draw(B, T, S), draw(C), draw(B, S, C)]
 
 
-def scan_loop(x, dt, A, B, C, D, h):
-    """The same over unbind, for autograd to differentiate."""
-    ys = []
-    for xt, dtt, Bt, Ct in zip(x.unbind(1), dt.unbind(1), B.unbind(1), C.unbind(1)):
-        h = (dtt.unsqueeze(1) * A.t()).exp() * h + (dtt * xt).unsqueeze(1) * Bt.unsqueeze(2)
-        ys.append((Ct.unsqueeze(2) * h).sum(1) + D * xt)
-    return torch.stack(ys, 1), h
+def scan_ref(x, delta, A, write, read, skip, z):
+    """The NumPy loop, text by text."""
+    texts = [m.selective_scan_ref(*(v.numpy() for v in (x[b], delta[b], A, write[b], read[b], skip, z[b])))
+             for b in range(len(x))]
+    return [torch.tensor(np.stack(parts)) for parts in zip(*texts)]
 
 
 def with_gradients(scan, inputs, seed=1):
@@ -45,42 +45,54 @@ def relative(a, b):
     return (a - b).abs().max().item() / max(b.abs().max().item(), 1e-300)
 
 
-@pytest.mark.parametrize("L", LENGTHS)
-def test_scan_two_ways(L):
-    inputs = scan_inputs(L)
-    ref = m.selective_scan_ref(*(v.numpy() for v in inputs))
-    fast, loop = with_gradients(m.selective_scan, inputs), with_gradients(scan_loop, inputs)
-    for name, a, b in zip(("y", "last state"), fast, map(torch.tensor, ref)):
-        assert relative(a, b) < 1e-12, f"{name}: {relative(a, b):.1e} relative to the NumPy loop"
-    for name, a, b in zip(["y", "last state", *NAMES], fast, loop):
-        assert relative(a, b) < 1e-9, f"{name}: {relative(a, b):.1e} relative to the loop"
-    for a, b in zip(m.selective_scan(*inputs[:6]), m.selective_scan_ref(*(v.numpy() for v in inputs[:6]))):
-        assert abs(a.numpy() - b).max() < 1e-12, "without h0"
+@pytest.mark.parametrize("T", LENGTHS)
+def test_scan_three_ways(T):
+    """NumPy, plain torch and fast: y, the last memory, and the seven gradients of the two in torch."""
+    inputs = scan_inputs(T)
+    plain, fast = (with_gradients(scan, inputs) for scan in (m.selective_scan, m.fast_selective_scan))
+    for name, a, b, ref in zip(("y", "last z"), plain, fast, scan_ref(*inputs)):
+        assert relative(a, ref) < 1e-12, f"plain {name}: {relative(a, ref):.1e} relative to the NumPy loop"
+        assert relative(b, ref) < 1e-12, f"fast {name}: {relative(b, ref):.1e} relative to the NumPy loop"
+    for name, a, b in zip(["y", "last z", *NAMES], fast, plain):
+        assert relative(a, b) < 1e-9, f"{name}: {relative(a, b):.1e} relative to plain torch"
 
 
-@pytest.mark.parametrize("L, B, D, S", [(70, 16, 128, 16), (65, 40, 192, 16), (130, 1, 8, 1)])
-def test_scan_in_float32_and_at_other_chunk_lengths(L, B, D, S):
-    inputs = scan_inputs(L, B, D, S, torch.float32)
-    fast, loop = with_gradients(m.selective_scan, inputs), with_gradients(scan_loop, [v.double() for v in inputs])
-    for name, a, b in zip(["y", "last state", *NAMES], fast, loop):
+@pytest.mark.parametrize("chunk", [1, 36 * 25])
+@pytest.mark.parametrize("T", LENGTHS)
+def test_scan_at_other_chunk_lengths(T, chunk, monkeypatch):
+    """Chunks of 8 and 25 tokens, so that most lengths end in a shorter one."""
+    monkeypatch.setattr(m, "CHUNK", chunk)
+    inputs = scan_inputs(T)
+    fast, plain = with_gradients(m.fast_selective_scan, inputs), with_gradients(m.selective_scan, inputs)
+    for name, a, b in zip(["y", "last z", *NAMES], fast, plain):
+        assert relative(a, b) < 1e-9, f"{name}: {relative(a, b):.1e}"
+
+
+@pytest.mark.parametrize("T, B, C, S", [(70, 16, 128, 16), (65, 40, 192, 16), (130, 1, 8, 1)])
+def test_scan_in_float32(T, B, C, S):
+    inputs = scan_inputs(T, B, C, S, torch.float32)
+    fast = with_gradients(m.fast_selective_scan, inputs)
+    plain = with_gradients(m.selective_scan, [v.double() for v in inputs])
+    for name, a, b in zip(["y", "last z", *NAMES], fast, plain):
         assert relative(a.double(), b) < 2e-5, f"{name}: {relative(a.double(), b):.1e}"
 
 
-def test_scan_gradcheck():
-    assert torch.autograd.gradcheck(m.selective_scan, [v.requires_grad_() for v in scan_inputs(5, 2, 3, 2)])
-    inputs = scan_inputs(67, 1, 1, 2)                            # over the border of two chunks
-    assert torch.autograd.gradcheck(m.selective_scan, [v.requires_grad_() for v in inputs])
+def test_scan_gradcheck(monkeypatch):
+    inputs = [v.requires_grad_() for v in scan_inputs(5, 2, 3, 2)]
+    assert torch.autograd.gradcheck(m.fast_selective_scan, inputs)
+    monkeypatch.setattr(m, "CHUNK", 1)
+    inputs = [v.requires_grad_() for v in scan_inputs(19, 1, 1, 2)]      # over the borders of chunks
+    assert torch.autograd.gradcheck(m.fast_selective_scan, inputs)
 
 
 def test_scan_checks_can_fail():
     inputs, right = scan_inputs(33), with_gradients(m.selective_scan, scan_inputs(33))
 
-    def late(x, dt, A, B, C, D, h0):                             # a decay one token too late
-        y, h = m.selective_scan(x, dt.roll(1, 1), A, B, C, D, h0)
-        return y, h
+    def late(x, delta, A, write, read, skip, z):                 # a decay one token too late
+        return m.fast_selective_scan(x, delta.roll(1, 1), A, write, read, skip, z)
 
-    def no_skip(x, dt, A, B, C, D, h0):
-        return m.selective_scan(x, dt, A, B, C, 0 * D, h0)
+    def no_skip(x, delta, A, write, read, skip, z):
+        return m.fast_selective_scan(x, delta, A, write, read, 0 * skip, z)
 
     for fault in (late, no_skip):
         assert relative(with_gradients(fault, inputs)[0], right[0]) > 1e-3
@@ -88,34 +100,36 @@ def test_scan_checks_can_fail():
 
 
 def test_scan_at_extreme_time_steps():
-    """dt from 1e-4 to 20 with A down to -16: decays underflow to nothing, never to NaN."""
-    L = 257
-    inputs = [v.float() for v in scan_inputs(L, 1, 4, 16)]
-    inputs[1] = torch.logspace(-4, math.log10(20), L)[None, :, None].expand(1, L, 4).clone()
-    inputs[2] = -torch.arange(1.0, 17).repeat(4, 1)
+    """delta from 1e-4 to 20 with A down to -16: decays underflow to nothing, never to NaN."""
+    T = 257
+    inputs = [v.float() for v in scan_inputs(T, 1, 4, 16)]
+    inputs[1] = torch.logspace(-4, math.log10(20), T)[None, :, None].expand(1, T, 4).clone()
+    inputs[2] = -torch.arange(1.0, 17)[:, None].repeat(1, 4)
     for flip in (False, True):
         inputs[1] = inputs[1].flip(1) if flip else inputs[1]
-        fast, loop = with_gradients(m.selective_scan, inputs), with_gradients(scan_loop, [v.double() for v in inputs])
-        for name, a, b in zip(["y", "last state", *NAMES], fast, loop):
+        fast = with_gradients(m.fast_selective_scan, inputs)
+        plain = with_gradients(m.selective_scan, [v.double() for v in inputs])
+        for name, a, b in zip(["y", "last z", *NAMES], fast, plain):
             assert torch.isfinite(a).all(), name
             assert relative(a.double(), b) < 2e-5, f"{name}: {relative(a.double(), b):.1e}"
 
 
 def test_scan_closed_form():
-    """Constant inputs: h_t = dt B x (1 - q^t) / (1 - q) + q^t h0, q = exp(dt A)."""
-    dt, A, B, C, D, x, h0, t = 0.3, -0.7, 1.3, 0.9, 0.4, 1.1, 2.0, np.arange(1, 101)
+    """Constant inputs: z_t = delta write x (1 - q^t) / (1 - q) + q^t z_0, q = exp(delta A)."""
+    delta, A, write, read, skip, x, z0, t = 0.3, -0.7, 1.3, 0.9, 0.4, 1.1, 2.0, np.arange(1, 101)
     full = lambda *shape, v: np.full(shape, v)
-    ref, _ = m.selective_scan_ref(full(1, 100, 1, v=x), full(1, 100, 1, v=dt), full(1, 1, v=A), full(1, 100, 1, v=B),
-                                  full(1, 100, 1, v=C), full(1, v=D), full(1, 1, 1, v=h0))
-    q = math.exp(dt * A)
-    h = dt * B * x * (1 - q ** t) / (1 - q) + q ** t * h0
-    assert abs(ref[0, :, 0] - (C * h + D * x)).max() < 1e-12
+    y, _ = m.selective_scan_ref(full(100, 1, v=x), full(100, 1, v=delta), full(1, 1, v=A), full(100, 1, v=write),
+                                full(100, 1, v=read), full(1, v=skip), full(1, 1, v=z0))
+    q = math.exp(delta * A)
+    z = delta * write * x * (1 - q ** t) / (1 - q) + q ** t * z0
+    assert abs(y[:, 0] - (read * z + skip * x)).max() < 1e-12
 
 
 def test_scan_keeps_little():
-    """What the backward pass needs besides the inputs: a tenth of what the loop keeps, or less."""
+    """What the backward pass needs besides the inputs and three small buffers: a tenth of what the loop keeps, or less.
+    The peak of a whole process, buffers and all, is what experiments/speed.py prints."""
     def kept(scan):
-        inputs, sizes = [v.requires_grad_() for v in scan_inputs(256, 4, 32, 16, torch.float32)], {}
+        inputs, sizes = [v.requires_grad_() for v in scan_inputs(256, 4, 256, 16, torch.float32)], {}
 
         def keep(v):
             sizes[v.untyped_storage().data_ptr()] = v.untyped_storage().nbytes()
@@ -123,70 +137,105 @@ def test_scan_keeps_little():
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda v: v):
             y, _ = scan(*inputs)
         return sum(sizes.values()) - sum(v.numel() * 4 for v in inputs)
-    assert kept(m.selective_scan) * 10 < kept(scan_loop)
+    assert kept(m.fast_selective_scan) * 10 < kept(m.selective_scan)
 
 
-def test_scan_is_faster_than_the_loop(quiet):
-    """5x at 1,024 tokens is what experiments/speed.py prints on a quiet machine; here any less than 2x is a fault."""
+def test_scan_is_faster_than_the_loop(quiet, monkeypatch):
+    """3x at 256 tokens and 5x at 1,024 is what experiments/speed.py prints on a quiet machine, against a loop over
+    tokens as it is usually written; here any less than 2x is a fault."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    from rivals import scan_loop
+
     def seconds(scan, inputs):
+        leaves = [v.requires_grad_() for v in inputs]
         began = time.process_time()
-        with_gradients(scan, inputs)
+        y = scan(*leaves)
+        torch.autograd.grad(y, leaves, torch.ones_like(y))
         return time.process_time() - began
-    inputs = scan_inputs(512, 4, 256, 16, torch.float32)
-    rounds = [[seconds(scan, inputs) for scan in (m.selective_scan, scan_loop)] for _ in range(3)]
+    *inputs, z = scan_inputs(512, 4, 256, 16, torch.float32)
+    scans = lambda *args: m.fast_selective_scan(*args, z)[0], scan_loop
+    rounds = [[seconds(scan, inputs) for scan in scans] for _ in range(3)]
     fast, loop = map(min, zip(*rounds))
     assert loop > 2 * fast, f"{loop / fast:.1f}x"
 
 
 def laplacian(x, D, kind):
     """The torch filter on (T, C)."""
-    return m.taps(F.pad(x, (0, 0, 32, 0))[None], *m.stencil(D, kind), len(x))[0]
+    return m.laplacian(F.pad(x, (0, 0, 32, 0))[None], D, len(x), kind)[0]
 
 
-@pytest.mark.parametrize("kind", ["seed", "upwind"])
-@pytest.mark.parametrize("L", LENGTHS)
-def test_laplacian_two_ways(L, kind):
-    g = torch.Generator().manual_seed(L)
-    x, D = torch.randn(L, 5, generator=g, dtype=torch.float64), torch.rand(3, 5, generator=g, dtype=torch.float64)
+@pytest.mark.parametrize("kind", ["original", "upwind"])
+@pytest.mark.parametrize("T", LENGTHS)
+def test_laplacian_two_ways(T, kind):
+    g = torch.Generator().manual_seed(T)
+    x, D = torch.randn(T, 5, generator=g, dtype=torch.float64), torch.rand(3, 5, generator=g, dtype=torch.float64)
     error = abs(laplacian(x, D, kind).numpy() - m.laplacian_ref(x.numpy(), D.numpy(), kind)).max()
     assert error < 1e-12, f"{error:.1e}"
     late = m.laplacian_ref(np.roll(x.numpy(), 1, 0), D.numpy(), kind)
-    assert L < 3 or abs(laplacian(x, D, kind).numpy() - late).max() > 1e-3, "a delay of one token would show"
+    assert T < 3 or abs(laplacian(x, D, kind).numpy() - late).max() > 1e-3, "a delay of one token would show"
 
 
 def test_laplacian_of_lines_and_waves():
+    """Nothing of what does not bend; Bode: waves against the closed form; and no dye is made or lost."""
     D, t = torch.rand(3, 1, dtype=torch.float64), torch.arange(100, dtype=torch.float64)[:, None]
-    assert laplacian(2 + 0.5 * t, D, "seed")[32:].abs().max() < 1e-12
+    assert laplacian(2 + 0.5 * t, D, "original")[32:].abs().max() < 1e-12
     assert laplacian(2 + 0 * t, D, "upwind")[16:].abs().max() < 1e-12
-    for kind in ("seed", "upwind"):
+    for kind in ("original", "upwind"):
+        assert laplacian(1.0 * (t == 3), D, kind).sum().abs() < 1e-12
         for w in np.linspace(0.05, math.pi, 64):
             y = torch.complex(laplacian((w * t).cos(), D, kind), laplacian((w * t).sin(), D, kind))[-1, 0].item()
             z = [np.exp(-1j * w * d) for d in (1, 4, 16)]
-            H = sum(D[i, 0].item() * ((1 - z[i]) ** 2 if kind == "seed" else z[i] - 1) for i in range(3))
+            H = sum(D[i, 0].item() * ((1 - z[i]) ** 2 if kind == "original" else z[i] - 1) for i in range(3))
             assert abs(y / np.exp(99j * w) - H) < 1e-12
-            assert abs(m.gain(np.array([w]), D.numpy(), kind)[0, 0] - H) < 1e-12
             if kind == "upwind" and D.sum() <= 1:
                 assert abs(1 + H) <= 1 + 1e-12, "upwind diffusion never amplifies"
 
 
-def test_taps_gradcheck():
-    draw = lambda *shape: torch.randn(*shape, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x, w: m.taps(x, w, (0, 1, 3), 4), (draw(2, 9, 3), draw(3, 3)))
-    assert torch.autograd.gradcheck(lambda x, w: m.taps(x, w, (2, 0), 1), (draw(2, 3, 2), draw(2, 2)))
-    x = draw(2, 3, 2)
-    assert torch.autograd.gradcheck(m.rms_norm, (x,))
+@pytest.mark.parametrize("n", [1, 4, 8, 33])
+@pytest.mark.parametrize("T", LENGTHS)
+def test_filters_two_ways(T, n):
+    """The causal filter against its loop and a convolution by NumPy, the local mean against the filter."""
+    g = torch.Generator().manual_seed(T)
+    x, w = torch.randn(T, 3, generator=g, dtype=torch.float64), torch.randn(n, 3, generator=g, dtype=torch.float64)
+    past = F.pad(x, (0, 0, 40, 0))[None]
+    ref = m.filter_ref(x.numpy(), w.numpy())
+    assert abs(m.causal_filter(past, w, T)[0].numpy() - ref).max() < 1e-12
+    assert abs(np.convolve(x[:, 0], w[:, 0])[:T] - ref[:, 0]).max() < 1e-12
+    mean = m.filter_ref(x.numpy(), np.full((n, 1), 1 / n))
+    assert abs(m.local_mean(past, n, T)[0].numpy() - mean).max() < 1e-12
+    assert n == 1 or abs(m.local_mean(past, n - 1, T)[0].numpy() - mean).max() > 1e-5, "a window too short would show"
+
+
+@pytest.mark.parametrize("C", [1, 2, 5, 16])
+def test_positions_two_ways(C):
+    assert abs(m.positions(0, 70, C).numpy() - m.positions_ref(70, C)).max() < 1e-12
+    assert abs(m.positions(30, 40, C).numpy() - m.positions_ref(70, C)[30:]).max() < 1e-12
 
 
 def test_pump():
-    """At the last token the causal pump is the seed's formula; before it, the seed's has seen the future."""
+    """At the last token the causal pump is the original's formula; before it, the original's has seen the future."""
     rng = np.random.default_rng(0)
     args = [rng.normal(size=s) for s in ((9, 4), (9, 4), (9, 4), (4, 4), (4, 4), (4,))]
-    ours, seed = m.pump_ref(*args), m.pump_ref(*args, causal=False)
-    assert abs(ours - seed)[-1].max() < 1e-12 and abs(ours - seed)[:-1].max() > 1e-3
+    ours, original = m.pump_ref(*args), m.pump_ref(*args, causal=False)
+    assert abs(ours - original)[-1].max() < 1e-12 and abs(ours - original)[:-1].max() > 1e-3
     R, u, h, W_x, W_h, theta = args
     rms, sigmoid = lambda v: v / np.sqrt((v * v).mean() + 1e-6), lambda v: 1 / (1 + np.exp(-v))
     by_hand = sigmoid(theta) * h[-1] + sigmoid(W_x @ rms(u.mean(0)) + W_h @ rms(h[-1])) * np.tanh(R.mean(0))
-    assert abs(seed[-1] - by_hand).max() < 1e-12
+    assert abs(original[-1] - by_hand).max() < 1e-12
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("T", LENGTHS)
+def test_pump_two_ways(T, causal):
+    g = torch.Generator().manual_seed(T)
+    R, u, h, *weights = (torch.randn(*s, generator=g, dtype=torch.float64)
+                         for s in ((T, 4), (T, 4), (T, 4), (4, 4), (4, 4), (4,)))
+    ref = m.pump_ref(*(v.numpy() for v in (R, u, h, *weights)), causal=causal)
+    count = torch.arange(1.0, T + 1, dtype=torch.float64)[:, None]
+    new, gate = m.pump(R[None], u[None], h[None], *weights, count, {}, causal)
+    assert abs(new[0].numpy() - ref).max() < 1e-12 and 0 < gate.min() and gate.max() < 1
+    late = m.pump(R[None].roll(1, 1), u[None], h[None], *weights, count, {}, causal)[0][0].numpy()
+    assert T == 1 or not causal or abs(late - ref).max() > 1e-3, "a reaction one token late would show"
 
 
 def awake(**changes):
@@ -199,13 +248,18 @@ def awake(**changes):
     return model
 
 
+def steps_taken(report):                                         # -> (n_layer, B, T)
+    """Euler steps of each token: those in which it had not halted."""
+    return report[..., 0].isfinite().sum(1)
+
+
 def tokens(shape, seed=1):
     return torch.randint(23, shape, generator=torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
 def test_broadcast_pump_leaks():
-    """The seed's pump, kept for one lesson: the test that every other setting passes must catch it."""
+    """The original's pump, kept for one lesson: the test that every other setting passes must catch it."""
     idx = tokens((2, 30))
     edited = torch.cat((idx[:, :13], tokens((2, 17), 2)), 1)
     for pump, low, high in (("causal", 0, 1e-12), ("broadcast", 1e-4, 10)):
@@ -217,7 +271,7 @@ def test_broadcast_pump_leaks():
 
 @torch.no_grad()
 def test_broadcast_pump_streams():
-    """Token by token there is no future to see: then the seed's pump is the causal one, with all the tokens so far."""
+    """Token by token there is no future to see: then the original's pump is the causal one, of all tokens so far."""
     idx, logits = tokens((2, 9)), {}
     for pump in ("causal", "broadcast"):
         model, state = awake(pump=pump), {}
@@ -234,7 +288,7 @@ HALTING = [dict(n_steps=6, epsilon=0.25), dict(n_steps=5, epsilon=0.15, patience
 def test_halting_is_causal_exact_and_saves_steps(changes):
     model, idx = awake(**changes), tokens((2, 45))
     logits = model(idx)[0]
-    c, steps = model.config, model.steps
+    c, steps = model.config, steps_taken(model.flow(idx)[1])
     assert steps.shape == (2, 2, 45) and len(steps.unique()) > 1, "some tokens halt, some do not"
     assert c.min_steps <= steps.min() and c.patience <= steps.min() and steps.max() <= c.n_steps
     ref = m.forward_ref({k: v.numpy() for k, v in model.state_dict().items()}, idx.numpy(), c)
@@ -246,8 +300,9 @@ def test_halting_is_causal_exact_and_saves_steps(changes):
         rng, state, parts, seen, at = random.Random(seed), {}, [], [], 0
         while at < 45:
             n = 1 if seed == 0 else min(45 - at, rng.choice((1, 1, 2, 5, 13)))
-            parts.append(model(idx[:, at:at + n], state=state)[0])
-            seen.append(model.steps)
+            u, report = model.flow(idx[:, at:at + n], state)
+            parts.append(F.linear(u, model.wte.weight))
+            seen.append(steps_taken(report))
             at += n
         assert (torch.cat(parts, 1) - logits).abs().max() < 1e-9
         assert torch.equal(torch.cat(seen, 2), steps), "a stream takes the same steps"
@@ -255,13 +310,22 @@ def test_halting_is_causal_exact_and_saves_steps(changes):
 
 @torch.no_grad()
 def test_halted_tokens_skip_the_reaction():
+    """In a stream of single tokens; in a batch only when all its tokens have halted."""
     model, idx, rows = awake(n_steps=6, epsilon=0.25), tokens((1, 40)), []
     for block in model.blocks:
-        block.reaction.register_forward_hook(lambda part, args, y: rows.append(y.shape[:-1].numel()))
+        for part in (block.reaction, block.memory.proj, block.local):
+            part.register_forward_hook(lambda part, args, y: rows.append(y.shape[:-1].numel()))
+    steps = steps_taken(model.flow(idx)[1]).sum()
+    rows.clear()
+    state = {}
+    for token in idx.split(1, 1):
+        model(token, state=state)
+    assert sum(rows) == 3 * steps < 3 * 2 * 6 * 40
+    rows.clear()
+    model.config.epsilon, model.config.patience, model.config.min_steps = 1e9, 1, 1
     model(idx)
-    assert sum(rows) == model.steps.sum() < 2 * 6 * 40
-    model.train()(idx)
-    assert (model.steps == 6).all(), "no halting while training"
+    assert sum(rows) == 3 * 2 * 40, "all are calm after a step"
+    assert (steps_taken(model.train().flow(idx)[1]) == 6).all(), "no halting while training"
 
 
 @torch.no_grad()
@@ -291,7 +355,7 @@ def test_state_is_constant_and_means_do_not_drift():
     first = size(state)
     for chunk in idx[:, 1:].split(3333, 1):
         model(chunk, state=state)
-    assert size(state) == first and state["n"] == 100_000
+    assert size(state) == first and state["pos"] == 100_000
     model.double()(idx, state=exact)
     for k in range(2):
         for key in ("mean_u", "mean_R"):
@@ -314,7 +378,41 @@ def test_cost_per_token_is_flat(quiet):
     assert best[4096] < 1.5 * best[256], f"{best[4096] / best[256]:.2f}"
 
 
-def test_training_loss_has_the_seeds_terms():
+@pytest.mark.parametrize("changes", [{}, dict(longconv=True, laplacian="original", dropout=0.2)])
+def test_blocks_can_be_checkpointed(changes):
+    """A block without a state keeps nothing, so computing it a second time for the backward pass changes nothing."""
+    idx, losses, slopes = tokens((3, 20)), [], []
+    for recompute in (False, True):
+        model = awake(w_eq=0.5, w_grad=0.5, w_gate=0.5, **changes).train()
+        if recompute:
+            for block in model.blocks:
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        torch.manual_seed(1)
+        loss = model(idx, idx)[1]
+        losses.append(loss.item())
+        slopes.append(torch.autograd.grad(loss, list(model.parameters())))
+    assert losses[0] == losses[1]
+    assert max(relative(a, b) for a, b in zip(*slopes)) < 1e-12
+
+
+def test_bfloat16_trains():
+    model, idx = m.Model(m.Config(vocab_size=23, n_layer=2, n_steps=2, n_embd=32, longconv=True)), tokens((2, 20))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(idx, idx)[1]
+        loss.backward()
+        state = {}
+        model.eval()(idx, state=state)
+        model(idx[:, :1], state=state)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_a_portrait_of_the_smallest_model(tmp_path):
+    model = m.Model(m.Config(vocab_size=2, block_size=1, n_layer=1, n_embd=2, laplacian="original", epsilon=0.1))
+    m.portrait(model, np.zeros(1, np.int64), tmp_path / "small.png")
+    assert (tmp_path / "small.png").stat().st_size > 20_000
+
+
+def test_training_loss_has_the_originals_terms():
     idx = tokens((4, 20))
     weights = dict(w_eq=0.0, w_grad=0.0, w_gate=0.0)
     plain = awake(**weights)
@@ -331,14 +429,17 @@ def test_training_loss_has_the_seeds_terms():
     assert torch.isfinite(short(idx[:, :2], idx[:, :2])[1]), "two tokens have no second difference"
 
 
-def test_seed_preset_has_the_seeds_parameters():
-    """The components that the seed's table and its equations agree on; for SwiGLU see table()."""
+def test_original_preset_has_the_originals_parameters():
+    """The components that the original's table and its equations agree on, in millions. Its 10.7 for the SwiGLU do not
+    follow from its 8/3 expansion: three matrices of 512 x 1,408 in each of 4 layers are 8.65."""
     with torch.device("meta"):
-        model = m.Model(m.Config(vocab_size=50257, **m.PRESETS["seed"]))
+        model = m.Model(m.Config(vocab_size=50257, **m.PRESETS["original"]))
     count = lambda *parts: sum(p.numel() for k, p in model.named_parameters() if any(part in k for part in parts)) / 1e6
-    for parts, seed, slack in ((("wte",), 25.7, 0.05), (("ssm",), 3.4, 0.05), (("gate_x", "gate_h"), 2.1, 0.01),
-                               (("local",), 1.05, 0.01), (("longconv", "mix"), 1.2, 0.1), (("reaction",), 8.65, 0.01)):
-        assert abs(count(*parts) - seed) <= slack, (parts, count(*parts))
+    for parts, table, slack in ((("wte",), 25.7, 0.05), (("memory",), 3.4, 0.05), (("gate_x", "gate_h"), 2.1, 0.01),
+                                (("local",), 1.05, 0.01), (("longconv",), 1.2, 0.1), (("reaction",), 8.65, 0.01),
+                                (("diff",), 0.006, 0.0005), (("dt_gate", "alpha", "theta"), 0.008, 0.002)):
+        assert abs(count(*parts) - table) <= slack, (parts, count(*parts))
+    assert count("") <= 44.2
     c, block = model.config, m.Block(m.Config(dt=0.1, dt_max=0.2, n_layer=1))
     assert (c.n_layer, c.n_embd, c.n_steps, c.epsilon) == (4, 512, 8, 0.05)
     assert abs(block.step().item() - 0.1) < 1e-6
