@@ -276,8 +276,9 @@ def field_ref(n, W1, b1, W2):                                    # (..., C) -> (
 def lorentz_ref(n, W1, b1, W2):                                  # (T, C) -> (T, C)
     """1/2 P (J - J^T) M with J = dM/dn, token by token.
 
-    In three dimensions (J - J^T) M is (curl M) x M, the force of a magnetic field on its current.
-    J by the complex step: M(n + i h e_j) = M(n) + i h dM/dn_j, exact for a tiny h.
+    In three dimensions (J - J^T) M is (curl M) x M: the force of a magnetic field M on the current
+    curl M that belongs to it. J by the complex step: M(n + i h e_j) = M(n) + i h dM/dn_j, so that
+    the imaginary part is the derivative, exact for a tiny h.
     """
     h = 1e-30
     M = field_ref(n, W1, b1, W2)
@@ -381,7 +382,7 @@ class Model(nn.Module):
         t = pos + torch.arange(idx.shape[1], dtype=torch.float64)
         turn = rotation(t, self.config.n_embd // self.config.n_head)
         z = rms_norm(self.wte(idx))
-        return z, turn.to(z.device, self.wte.weight.dtype.to_complex())
+        return z, turn.to(z.device, z.dtype.to_complex())
 
     def forward(self, idx, targets=None, state=None):
         """idx (B, T) -> logits (B, T, V), and the loss in nats per token, None without targets.
@@ -457,8 +458,8 @@ def check_whole(name, **options):                                # -> two result
     gap = logits - torch.cat(chunks, 1)
     # A chunk cannot know what follows it, so the second line is about causality, too.
     return [
-        check(name + ": torch against NumPy", abs(error).max(), 1e-10),
-        check(name + ": a stream in chunks against one shot", abs(gap).max(), 1e-9),
+        check(f"{name}: torch against NumPy", abs(error).max(), 1e-10),
+        check(f"{name}: a stream in chunks against one shot", abs(gap).max(), 1e-9)
     ]
 
 
@@ -488,7 +489,7 @@ def check_terms(layer, z):                                       # (N, C), |z| =
         check("and amplifies fast ones: 1 / gain at 0.47 pi",
               1 / fast, 1),
         check("the force is orthogonal to its field: cosine F, M",
-              abs(cosine).max(), 1e-12),
+              abs(cosine).max(), 1e-12)
     ]
 
 
@@ -498,17 +499,20 @@ def own_text():
 
 
 def small_zeus():
-    """A Zeus that has seen 100 batches of this file, and its last loss."""
+    """100 batches of this file -> the loss on a quarter of it, and the Zeus that learned it."""
     model = Model(Config(zeus=True, block_size=64))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     windows = own_text().unfold(0, 65, 1)
+
+    def loss(batch):
+        return model(batch[:, :-1], batch[:, 1:])[1]
+
     for _ in range(100):
         batch = windows[torch.randint(len(windows), (16,))]
-        _, loss = model(batch[:, :-1], batch[:, 1:])
         optimizer.zero_grad()
-        loss.backward()
+        loss(batch).backward()
         optimizer.step()
-    return model.double(), loss.item()
+    return loss(windows[::260]).item(), model.double()
 
 
 def self_check():
@@ -521,9 +525,9 @@ def self_check():
         sinkhorn_iters=3,
         rotation="cayley",
         laplacian="one_sided",
-        zeus=True,
+        zeus=True
     )
-    model, loss = small_zeus()
+    loss, model = small_zeus()
     ok += [check("Zeus, after 100 batches of this file: nats per byte", loss, 3)]
     ok += check_terms(model.layers[0], F.normalize(model.wte.weight))
     return all(ok), model
@@ -580,9 +584,9 @@ def portrait(model, tokens, path):
     x = F.pad(n @ axes.T, (0, 3 - len(axes)))                    # along the three main directions
     x = F.normalize(x * x[..., 0].mean().sign(), dim=-1)         # the first one towards the reader
 
-    fig = Figure(figsize=(12, 6), layout="constrained")
+    fig = Figure((12, 6), layout="constrained")
     ball, size, rank = fig.subplot_mosaic("AB;AC").values()
-    globe(ball, x, "Tokens in the end (dark: first; small: behind)\nand how every 12th came there")
+    globe(ball, x, "Where tokens end (dark: first; small: behind)\nand the path of every 12th")
     step = z.diff(dim=0).norm(dim=-1) / z[:-1].norm(dim=-1)
     spread = effective_rank(n)
     rank.plot(spread, color="0.7")
@@ -591,12 +595,12 @@ def portrait(model, tokens, path):
         size.plot(after, step[i::4].mean(1), "o-", label=TERMS[i])
         rank.plot(after, spread[i + 1::4], "o")
     size.set(title="How far each term moves a token: |dz| / |z|")
-    size.legend()
+    fig.legend(loc="outside right center")
     rank.set(title="Effective rank of all tokens: over how many directions they spread",
              xlabel="terms so far, four in each layer; a dot has the colour of the last one")
     fig.savefig(path)
 
-    small = Figure(figsize=(3.6, 3.6))
+    small = Figure((3.6, 3.6))
     ax = small.subplots()
 
     def draw(frame):                                             # four for each term
@@ -611,7 +615,8 @@ def portrait(model, tokens, path):
 # What we changed from the original, and why.
 #
 # Navier-Stokes is a pattern here: no term is u . grad u, and nothing keeps the flow incompressible.
-# The original reads attention as pressure: it follows the gradient of the tokens' entropy.
+# The original reads attention as pressure: it follows the gradient of the tokens' entropy. A
+# preprint with the derivations is announced.
 #
 # The original sees the future. Its Sinkhorn makes attention doubly stochastic (rows and columns sum
 # to 1) after the causal mask, and exp(0) = 1 brings the masked entries back. The only causal doubly
