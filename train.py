@@ -243,7 +243,8 @@ def run(train, config, module, data, ckpt=None):
                 if team.largest(len(caught)):
                     break
         except FloatingPointError as e:
-            page(done, live=False)
+            if team.rank == 0:
+                page(done, live=False)
             raise UserError(f"{e}; {KEPT}") from None
         if team.rank == 0:
             save("ckpt.pt")             # before the long score of the whole text, too

@@ -36,7 +36,7 @@ LIMIT = 2_000_000       # bytes of a page
 MOMENTS = 12            # evaluations on it, evenly spaced
 PASSAGE = 192           # tokens of the validation text; and those of any text that are traced
 LONGEST = 5000          # tokens of any text
-SHARES = {"portrait": 0.03, "influence": 0.045}         # of the training time may have gone by then
+SHARES = {"portrait": 0.035, "influence": 0.04}          # of the training time may have gone by then
 
 
 # What a model says about a text.
@@ -178,8 +178,8 @@ def write_run(out, model, data, tokenizer, about, progress, done, live, portrait
 
     about: name, train and config, as in a checkpoint; done: the part of the run that is done;
     portrait: a picture that is drawn already; counter: a loss to compare with, nats per token."""
-    import matplotlib.figure                                     # noqa: F401; once, not counted
-    began = time.perf_counter()
+    import matplotlib.figure  # noqa: F401
+    began = time.perf_counter()                                  # loss.png needs matplotlib, too
     path = Path(out, "index.html")
     train = about["train"]
     name = f"{about['name']} on {Path(train['dataset']).name}"
@@ -209,7 +209,7 @@ def write_run(out, model, data, tokenizer, about, progress, done, live, portrait
     draw = getattr(sys.modules[type(model).__module__], "portrait", None)
     moment = read(model, idx) | {"step": progress.step, "loss": losses.get(progress.step)}
     moment |= {"sample": sample[:LONGEST], "portrait": None}
-    moment["influence"] = afford("influence", influenced, model, idx, 64 if live else PASSAGE)
+    moment["influence"] = afford("influence", influenced, model, idx, 48 if live else PASSAGE)
     if portrait:
         moment["portrait"] = small(portrait.read_bytes())
     elif draw and done < 1:

@@ -158,7 +158,7 @@ def test_a_run_does_not_count_its_evaluations(inside, text_file, tmp_path, monke
     def spend(seconds):
         nonlocal now
         now += seconds
-    monkeypatch.setattr(T, "draw", lambda *args: None)
+    monkeypatch.setattr(T, "draw", lambda *args: {})
     monkeypatch.setattr(T, "fit", partial(T.fit, clock=lambda: now))
     monkeypatch.setattr(T, "evaluate", after(0, T.evaluate, lambda: spend(100)))
     monkeypatch.setattr(T, "clip_gradients", after(0, T.clip_gradients, lambda: spend(2)))
@@ -242,7 +242,7 @@ def test_a_loss_that_is_not_finite_does_not_reach_the_weights():
 def test_train_then_sample(cli, text_file, tmp_path):
     done = cli("train.py", *TINY, f"dataset={text_file}", "max_iters=20", "eval_interval=10")
     out = tmp_path / "out/momentum"
-    names = ".lock best.pt ckpt.pt log.csv loss.png physics.png sample.txt".split()
+    names = ".lock best.pt ckpt.pt index.html log.csv loss.png physics.png sample.txt".split()
     assert sorted(p.name for p in out.iterdir()) == names
     rows = list(csv.DictReader(open(out / "log.csv", newline="")))
     assert list(rows[0]) == COLUMNS and [r["iter"] for r in rows if r["val_loss"]] == ["0", "10", "20"]
@@ -262,11 +262,11 @@ def test_a_model_without_a_portrait(inside, text_file, tmp_path, monkeypatch, ca
     inside(*TINY, f"dataset={text_file}", "max_iters=2")
     assert (tmp_path / "out/momentum/loss.png").exists()
     assert not (tmp_path / "out/momentum/physics.png").exists()
-    assert "look at out/momentum/loss.png; " in capsys.readouterr().out
+    assert "look at out/momentum/index.html, out/momentum/loss.png; " in capsys.readouterr().out
 
 
 def test_the_same_seed_gives_the_same_losses(inside, text_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(T, "draw", lambda *args: None)
+    monkeypatch.setattr(T, "draw", lambda *args: {})
     for out, seed in (("a", 1), ("b", 1), ("c", 2)):
         inside(*TINY, f"dataset={text_file}", "max_iters=10", f"out={out}", f"seed={seed}", "dropout=0.1")
     a, b, c = (losses(tmp_path / out / "log.csv") for out in "abc")
