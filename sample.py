@@ -18,6 +18,7 @@ import torch
 from common.checkpoint import build, load_checkpoint, tensor_bytes
 from common.machine import pick_device
 from common.page import write_text
+from common.score import evaluating
 from common.settings import UserError, guard, settings
 
 
@@ -47,22 +48,21 @@ def generate(model, ids, tokens, temperature=0.8, top_k=40, top_p=1.0, seed=1, s
     device = next(model.parameters()).device
     state = {} if state is None else state
     generator = torch.Generator().manual_seed(seed)
-    was_training = model.training
-    model.eval()
     prompt = torch.as_tensor(ids, dtype=torch.long, device=device)
-    for chunk in prompt.split(model.config.block_size):
-        logits = model(chunk[None], state=state)[0][0, -1]
     if temperature < 1e-4:              # take the likeliest; no division overflows
         temperature, top_k = 1.0, 1
-    for i in range(tokens):
-        probs, order = torch.softmax(logits.float().cpu() / temperature, 0).sort(descending=True)
-        probs[top_k or len(probs):] = 0
-        probs[probs.cumsum(0) - probs >= top_p * probs.sum()] = 0       # always keeps the first
-        new = order[torch.multinomial(probs, 1, generator=generator)]
-        yield int(new)
-        if i + 1 < tokens:
-            logits = model(new.reshape(1, 1).to(device), state=state)[0][0, -1]
-    model.train(was_training)
+    with evaluating(model):
+        for chunk in prompt.split(model.config.block_size):
+            logits = model(chunk[None], state=state)[0][0, -1]
+        for i in range(tokens):
+            probs = torch.softmax(logits.float().cpu() / temperature, 0)
+            probs, order = probs.sort(descending=True)
+            probs[top_k or len(probs):] = 0
+            probs[probs.cumsum(0) - probs >= top_p * probs.sum()] = 0   # always keeps the first
+            new = order[torch.multinomial(probs, 1, generator=generator)]
+            yield int(new)
+            if i + 1 < tokens:
+                logits = model(new.reshape(1, 1).to(device), state=state)[0][0, -1]
 
 
 def main():

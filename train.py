@@ -33,7 +33,7 @@ from common.machine import Processes, check_sizes, interrupts, pick_device, prec
 from common.optimizer import clip_gradients, make_optimizers
 from common.page import write_run
 from common.pictures import draw, draw_loss
-from common.score import evaluate
+from common.score import LONGEST, cold_loss, counter_loss, evaluate, leak, stream_loss
 from common.settings import UserError, guard, settings, split
 from data.text import Tokenizer, ensure_dataset, load_dataset
 from sample import generate
@@ -60,7 +60,7 @@ class Train:
     clip: Literal["global", "layer", "off"] = "global"      # gradient norm at most 1, of what
     warmup: int = 50                    # iterations while lr rises; it falls in the second half
     eval_interval: int = 0              # iterations between evaluations; 0: ten evaluations a run
-    eval_iters: int = 8                 # batches of the validation text in each evaluation
+    eval_iters: int = 8                 # block_sizes of text that each stream of an evaluation reads
     resume: bool = False                # go on from ckpt.pt in the folder `out`
     overwrite: bool = False             # start over in a folder that holds a run
     compile: bool = False               # torch.compile: worth it on cuda, not on a CPU
@@ -92,7 +92,8 @@ def get_batch(data, block_size, seed, step, batch_size, grad_accum=1, rank=0, wo
     return window[..., :-1], window[..., 1:]
 
 
-def fit(model, data, train, progress, optimizers=None, team=Processes(), clock=time.perf_counter):
+def fit(model, data, train, progress, optimizers=None, team=Processes(), clock=time.perf_counter,
+        batches=get_batch):
     """Train `model` on the tokens `data` until `progress` is complete: yields (loss, lr) after steps.
 
     Only the steps count as seconds, whatever the caller does in between. Raises FloatingPointError
@@ -122,8 +123,8 @@ def fit(model, data, train, progress, optimizers=None, team=Processes(), clock=t
         model.train()
         model.progress = done
         torch.manual_seed(hash((train.seed, progress.step, team.rank)) % 2**62)     # for dropout
-        x, y = get_batch(data, model.config.block_size, train.seed, progress.step, train.batch_size,
-                         train.grad_accum, team.rank, team.world)
+        x, y = batches(data, model.config.block_size, train.seed, progress.step, train.batch_size,
+                       train.grad_accum, team.rank, team.world)
         loss = torch.zeros((), device=device)
         for i in range(train.grad_accum):
             with autocast, team.exchange(net, now=i == train.grad_accum - 1):
@@ -161,13 +162,17 @@ def run(train, config, module, data, ckpt=None):
             for optimizer, saved in zip(optimizers, ckpt["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
         progress = Progress(**ckpt["progress"])
+        if len(progress.rows) > 1 and progress.rows[-1][2] == "":
+            progress.rows.pop()         # the closing line of a finished run, which is written anew
     text_name = Path(train.dataset).name
     tokenizer = Tokenizer(data.meta["tokenizer"])
     about = dict(name=train.model, config=asdict(config), train=asdict(train), meta=data.meta,
                  tokens=torch.tensor(data.val[:512].astype(np.int64)),
                  sha256=sha256(Path(module.__file__).read_bytes()))
     rows = progress.rows
-    page = partial(write_run, out, model, data, tokenizer, about, progress)
+    counter = counter_loss(data)
+    page = partial(write_run, model, data, tokenizer, train, progress, counter=counter)
+    live = sys.stdout.isatty()          # a screen shows one line that changes, a file gets many
 
     def say(text, end="\n"):
         try:
@@ -175,6 +180,11 @@ def run(train, config, module, data, ckpt=None):
                 print(text, end=end, flush=True)
         except OSError:                 # nobody reads on: stop as after Ctrl-C, and lose nothing
             caught.append("stdout is closed")
+
+    def tell(share):
+        """How far a long score is, on a screen."""
+        if live:
+            say(f"{share:.0%}", end="\x1b[K\r")
 
     def save(name):
         states = [optimizer.state_dict() for optimizer in optimizers]
@@ -185,9 +195,10 @@ def run(train, config, module, data, ckpt=None):
         write_csv(out / "log.csv", COLUMNS, rows)
         write_atomic(out / "sample.txt", "".join(progress.samples).encode())
 
-    def report(limit):
-        """Evaluate, show a sample of text, keep the latest and the best."""
-        loss = evaluate(model, data.val, train.batch_size, device, autocast, limit)
+    def report():
+        """Evaluate, show a sample of text, keep the latest and the best: by one ruler all run long."""
+        length = train.eval_iters * config.block_size
+        loss = evaluate(model, data.val, train.batch_size, length, autocast)
         if not math.isfinite(loss):
             raise UserError(f"the validation loss after iteration {progress.step} is {loss}; "
                             + KEPT)
@@ -202,24 +213,22 @@ def run(train, config, module, data, ckpt=None):
             progress.best = loss
             save("best.pt")
         save("ckpt.pt")
-        if limit:
-            page(progress.share(train), live=True)
-        return loss
+        if progress.share(train) < 1:
+            page(live=True)
 
     size = sum(p.numel() for p in model.parameters() if p.requires_grad)
     budget = f"{train.minutes or 3:g} minutes"
     if train.max_iters:
         budget = f"{train.max_iters} iterations"
-    live = sys.stdout.isatty()          # a screen shows one line that changes, a file gets many
-    few = train.eval_iters * train.batch_size
     shown = time.perf_counter()
     with interrupts() as caught:
         say(f"{train.model}: {size:,} parameters; {text_name}: {len(data.train):,} tokens; "
             f"{team.world} x {device}, {dtype}; {budget}; open {out}/index.html and watch")
+        say(f"counting letters gets you to {counter:.3f} nats per token")
         if not rows:
             rows.append([0, 0.0, "", "", "", 0.0, 0.0])
             if team.rank == 0:
-                report(few)
+                report()
         done = progress.share(train)
         before = progress.seconds
         try:
@@ -234,7 +243,7 @@ def run(train, config, module, data, ckpt=None):
                 else:
                     due = int(10 * done) > int(10 * last)
                 if due and done < 1 and team.rank == 0:
-                    report(few)
+                    report()
                 elif time.perf_counter() - shown > (1 if live else 10):
                     shown = time.perf_counter()
                     left = progress.seconds / done - progress.seconds
@@ -244,7 +253,7 @@ def run(train, config, module, data, ckpt=None):
                     break
         except FloatingPointError as e:
             if team.rank == 0:
-                page(done, live=False)
+                page(live=False)
             raise UserError(f"{e}; {KEPT}") from None
         if team.rank == 0:
             save("ckpt.pt")             # before the long score of the whole text, too
@@ -252,23 +261,36 @@ def run(train, config, module, data, ckpt=None):
     if team.rank > 0:
         return None
     if done < 1:
-        page(done, live=False)
+        page(live=False)
         say(f"\nstopped and saved after iteration {progress.step}; add resume=true to go on")
         return None
 
-    if progress.step > rows[-1][0] or rows[-1][2] != "":        # not when a finished run is resumed
-        rows.append([progress.step, round(progress.seconds, 3), "", "", "", 0.0, 0.0])
-    loss = report(None)
-    pictures = {"loss.png": lambda path: draw_loss(rows, f"{train.model} on {text_name}", path)}
+    if rows[-1][3] == "":
+        report()
+    read = min(len(data.val) - 1, LONGEST)
+    say(f"reading {read:,} of {len(data.val) - 1:,} validation tokens as one stream ...")
+    loss = stream_loss(model, data.val, autocast, tell)
+    cold = cold_loss(model, data.val, train.batch_size, autocast)
+    rows.append([progress.step, round(progress.seconds, 3), "", loss, loss * data.bits, 0.0, 0.0])
+    save("ckpt.pt")
+    pictures = {"loss.png": lambda path: draw_loss(rows, counter, f"{train.model} on {text_name}", path)}
     if hasattr(module, "portrait"):
         passage = data.val[:512].astype(np.int64)
         pictures["physics.png"] = lambda path: module.portrait(model, passage, path)
     drawn = draw(out, pictures)
-    verdict = page(1, live=False, portrait=drawn.get("physics.png"))
-    say(f"{progress.step} iterations in {progress.seconds:.0f} s; the whole validation text: "
-        f"{loss:.4f} nats per token, {loss * data.bits:.4f} bits per byte\n{verdict or ''}\n"
-        f"look at {', '.join(f'{out}/{name}' for name in ['index.html', *drawn])}; "
-        f"python sample.py model={train.model} writes more")
+    page(live=False, portrait=drawn.get("physics.png"))
+    say(f"{progress.step} iterations in {progress.seconds:.0f} s; the validation text as a stream: "
+        f"{loss:.4f} nats per token, {loss * data.bits:.4f} bits per byte "
+        f"({cold:.4f} nats in windows from nothing; a counter: {counter:.4f})")
+    nats, later, earlier = leak(model, data.val[:config.block_size])
+    if nats > 1e-6:
+        print(f"warning: tokens see the future: changing the text from token {later} on moved the "
+              f"prediction at token {earlier} by {nats:.2g} nats; this loss is not to be believed",
+              file=sys.stderr)
+    else:
+        say("no token sees the future: changing later ones moved no earlier prediction")
+    say(f"look at {', '.join(f'{out}/{name}' for name in ['index.html', *drawn])}; "
+        f"python sample.py ckpt={out}/ckpt.pt writes more")
     return loss
 
 

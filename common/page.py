@@ -28,7 +28,7 @@ import torch
 
 from common.files import note, write_atomic
 from common.pictures import column
-from common.score import influence, leak
+from common.score import influence, verdict
 
 TEMPLATE = Path(__file__).with_name("page.html")
 DATA = re.compile(r'(?<=<script type="application/json" id="data">).*?(?=</script>)', re.S)
@@ -36,7 +36,7 @@ LIMIT = 2_000_000       # bytes of a page
 MOMENTS = 12            # evaluations on it, evenly spaced
 PASSAGE = 192           # tokens of the validation text; and those of any text that are traced
 LONGEST = 5000          # tokens of any text
-SHARES = {"portrait": 0.035, "influence": 0.04}          # of the training time may have gone by then
+SHARES = {"portrait": 0.035, "influence": 0.04}         # of the training time that may be spent
 
 
 # What a model says about a text.
@@ -89,7 +89,7 @@ def influenced(model, idx, reach):
     """The influence map of the first `reach` tokens, in one pass as in training."""
     reach = min(reach, model.config.block_size, int((2e8 / model.config.vocab_size) ** 0.5))
     kl = influence(model, idx[:reach])
-    nats, sentence = leak(kl)
+    nats, sentence = verdict(kl)
     return {"leak": nats, "sentence": sentence, **pack(kl)}
 
 
@@ -172,18 +172,17 @@ def about_model(model, name):
 
 
 @note("page")
-def write_run(out, model, data, tokenizer, about, progress, done, live, portrait=None,
-              counter=None):
-    """Write the page of a run, out/index.html -> a sentence on whether it sees the future.
+def write_run(model, data, tokenizer, train, progress, live, portrait=None, counter=None):
+    """Write the page of a run, index.html in the folder train.out.
 
-    about: name, train and config, as in a checkpoint; done: the part of the run that is done;
-    portrait: a picture that is drawn already; counter: a loss to compare with, nats per token."""
+    live: the run goes on; portrait: a picture that is drawn already; counter: nats per token that
+    one gets by counting, to compare with."""
     import matplotlib.figure  # noqa: F401
     began = time.perf_counter()                                  # loss.png needs matplotlib, too
-    path = Path(out, "index.html")
-    train = about["train"]
-    name = f"{about['name']} on {Path(train['dataset']).name}"
-    planned = 0 if train["max_iters"] else 60 * (train["minutes"] or 3)
+    path = Path(train.out, "index.html")
+    text_name = Path(train.dataset).name
+    done = progress.share(train)
+    planned = 0 if train.max_iters else 60 * (train.minutes or 3)
     ids = data.val[:PASSAGE].tolist()
     idx = torch.tensor(ids, device=next(model.parameters()).device)
     moments = []
@@ -217,21 +216,20 @@ def write_run(out, model, data, tokenizer, about, progress, done, live, portrait
     moments.append(moment)
     thin(moments)
 
-    tokens = progress.step * train["batch_size"] * train["grad_accum"] * model.config.block_size
-    facts = about_model(model, about["name"])
-    facts.append(["text", f"{Path(train['dataset']).name}, {len(data.train):,} tokens to train on"])
+    tokens = progress.step * train.batch_size * train.grad_accum * model.config.block_size
+    facts = about_model(model, train.model)
+    facts.append(["text", f"{text_name}, {len(data.train):,} tokens to train on"])
     facts.append(["trained", f"{progress.step:,} iterations, {progress.seconds:,.0f} s"])
     if progress.seconds:
         facts.append(["speed", f"{tokens / progress.seconds:,.0f} tokens/s"])
-    settings = about["config"] | train
+    settings = vars(model.config) | vars(train)
     left = progress.seconds * (1 / done - 1) if done else planned
     cost["all"] += time.perf_counter() - began
     write_page(path, {
-        "name": name, "facts": facts, "settings": settings, "bits": data.bits, "counter": counter,
+        "name": f"{train.model} on {text_name}", "facts": facts, "settings": settings,
+        "bits": data.bits, "counter": counter,
         "done": min(1, done), "left": left, "live": live, "written": time.time(), "cost": cost,
         **curves(progress.rows), **spell(tokenizer, ids, moments), "moments": moments})
-    verdict = moment["influence"]
-    return verdict and ("warning: " if verdict["leak"] else "") + verdict["sentence"]
 
 
 def write_text(path, model, tokenizer, name, ids):

@@ -14,7 +14,7 @@ def column(rows, i):                                             # -> iterations
     return np.array(pairs).reshape(-1, 2).T
 
 
-def draw_loss(rows, title, path):
+def draw_loss(rows, counter, title, path):
     from matplotlib.figure import Figure
     ax = Figure(figsize=(8, 4.5), layout="constrained").subplots()
     x, loss = column(rows, 2)
@@ -24,6 +24,7 @@ def draw_loss(rows, title, path):
         mean = np.convolve(loss, np.ones(width) / width, "valid")
         ax.plot(x[width - 1:], mean, color="#0072B2", label=f"train, mean of {width}")
     ax.plot(*column(rows, 3), "o-", color="#D55E00", label="validation")
+    ax.axhline(counter, color="#999999", ls="--", label=f"counting letters gets you here: {counter:.3f}")
     ax.set(xlabel="iteration", ylabel="loss (nats per token)", title=title)
     ax.legend()
     ax.grid(alpha=0.3)

@@ -6,7 +6,7 @@ dots are measured: the torch operator is given a single 1 among zeros, and its a
 
     momentum         q_t + gamma (q_t - q_{t-1})             H = 1 + gamma - gamma e^{-iw}: gain 1 to 1 + 2 gamma
     fluidlm, upwind  u_t + D_d (u_{t-d} - u_t)               H = 1 - D_d + D_d e^{-iwd}, d = 1, 4, 16: smooths
-    fluidlm, seed    u_t + D_d (u_t - 2 u_{t-d} + u_{t-2d})  H = 1 + D_d (1 - e^{-iwd})^2: sharpens, to 1 + 4 D_d
+    fluidlm, original u_t + D_d (u_t - 2 u_{t-d} + u_{t-2d})  H = 1 + D_d (1 - e^{-iwd})^2: up to 1 + 4 D_d
     hydra, upwind    z_t + nu (z_{t-1} - z_t)                H = 1 - nu + nu e^{-iw}: smooths
     hydra, one_sided z_t + nu (z_t - 2 z_{t-1} + z_{t-2})    H = 1 + nu (1 - e^{-iw})^2: slow waves less, fast ones more
     wavefield        k_h(c) = e^{-alpha c} cos(omega c + phi) / Z at every stride-th cell: a resonator for each head
@@ -59,14 +59,14 @@ def mixers(w, trained, layer):
         gamma = torch.tensor([g], dtype=torch.float64)
         out.append(("momentum", f"gamma = {g:g}", 1 + g - g * z, lambda x, gamma=gamma: momentum.shear(x, gamma)))
     D = torch.nn.functional.softplus(fluidlm.Model(fluidlm.Config()).blocks[0].diff).detach().double()         # (3, C)
-    for kind in ("upwind", "seed"):
+    for kind in ("upwind", "original"):
         for i, d in enumerate(fluidlm.DILATIONS):
             coef, only = D[i, 0], D[:, :1] * torch.eye(3).double()[:, i:i + 1]
 
             def diffusion(x, only=only, kind=kind):
                 weights, delays = fluidlm.stencil(only, kind)
                 return x + fluidlm.taps(torch.nn.functional.pad(x, (0, 0, 32, 0)), weights, delays, x.shape[1])
-            H = 1 + coef.item() * ((1 - z ** d) ** 2 if kind == "seed" else z ** d - 1)
+            H = 1 + coef.item() * ((1 - z ** d) ** 2 if kind == "original" else z ** d - 1)
             out.append((f"fluidlm, {kind}", f"d = {d}, D = {coef:.2f}", H, diffusion))
     for kind in ("upwind", "one_sided"):
         for nu in (0.3, 1.0):
@@ -95,7 +95,7 @@ def draw(curves, w, at, s):
     fig = Figure(figsize=(16, 11), layout="constrained")
     ax = fig.subplots(4, 4, height_ratios=(3, 2, 3, 2), sharex=True)
     titles = {"momentum": "momentum: the shear, a high shelf", "fluidlm, upwind": "fluidlm: upwind diffusion smooths",
-              "fluidlm, seed": "fluidlm: the seed's sharpens", "hydra": "hydra: one_sided amplifies fast waves",
+              "fluidlm, original": "fluidlm: the original's amplifies fast waves", "hydra": "hydra: one_sided amplifies fast waves",
               "waves at first": f"wavefield, layer {s.layer}: at first",
               "waves trained": f"wavefield, layer {s.layer}: trained", "advection_glu": "advection_glu: token by token"}
     for i, (mixer, title) in enumerate(titles.items()):

@@ -7,13 +7,13 @@ they come, so a long experiment can be stopped and continued with resume=true. O
 and two jobs on two cores do not disturb each other.
 """
 import csv
+import importlib
 import io
 import multiprocessing
 import os
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -23,15 +23,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import files
 from common.checkpoint import ROOT, load_model
+from common.optimizer import make_optimizers
 from common.pictures import draw
-from common.score import evaluate
+from common.score import evaluate, stream_loss
 from common.settings import UserError, did_you_mean, settings, split
 from data.text import ensure_dataset, load_dataset
 from train import Progress, Train, fit
 
 COLOURS = "#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #000000".split()        # Okabe and Ito
 NAMES = "momentum wavefield fluidlm hydra advection_glu".split()
-COLOUR = dict(zip(NAMES, COLOURS)) | {"baseline": "#777777"}
+COLOUR = dict(zip(NAMES, COLOURS)) | {"baseline": "#777777", "lstm": "#56B4E9", "counter": "#000000"}
 
 torch.set_num_threads(1)
 
@@ -107,36 +108,45 @@ def get_data(dataset):
     return load_dataset(ensure_dataset(dataset, ROOT / "data", Path("out/data")))
 
 
+def entrant(name):
+    """The module of a model file, or of the LSTM, which is a rival and no model of ours."""
+    return importlib.import_module("lstm") if name == "lstm" else load_model(name)
+
+
 def short_run(name, dataset, changes={}, small=False, alter=lambda model: None, evaluations=10, **settings):
-    """Train a model -> model, data, progress, whose rows are (iter, seconds, train_loss, val_loss, bits_per_byte).
+    """Train a model -> model, data, progress. Rows are (iter, seconds, train_loss, val_loss, bits_per_byte); the last
+    one has the loss of the whole validation text as a stream, those before it that of train.py's evaluations.
 
     changes: of its Config; settings: of train.py, whose minutes are CPU time here, evaluations not counted;
     alter(model) comes before training; small: to try a script out."""
     data = get_data(dataset)
-    module = load_model(name)
+    module = entrant(name)
     sizes = dict(n_layer=1, n_embd=16, block_size=16) if small else {}
-    train = Train(model=name, dataset=dataset, device="cpu", **settings)
+    train = Train(model=name, dataset=dataset, device="cpu", **getattr(module, "RECIPE", {}) | settings)
     torch.manual_seed(train.seed)
     model = module.Model(module.Config(**{"vocab_size": data.meta["vocab_size"]} | sizes | changes))
     alter(model)
+    optimizers = module.make_optimizers(model, train) if name == "lstm" else make_optimizers(model, train)
     progress = Progress()
 
-    def record(loss, windows):
-        val = evaluate(model, data.val, train.batch_size, torch.device("cpu"), nullcontext(), windows)
+    def record(loss, val):
         progress.rows.append([progress.step, progress.seconds, loss, val, val * data.bits])
 
-    few = train.eval_iters * train.batch_size
-    record("", few)
+    def score():
+        return evaluate(model, data.val, 16, train.eval_iters * model.config.block_size)
+
+    record("", score())
     done = 0.0
     try:
-        for loss, _ in fit(model, data.train, train, progress, clock=time.process_time):
+        for loss, _ in fit(model, data.train, train, progress, optimizers, clock=time.process_time):
             last, done = done, progress.share(train)
             if int(evaluations * done) > int(evaluations * last):
-                record(loss, None if done >= 1 else few)
+                record(loss, score())
             else:
                 progress.rows.append([progress.step, progress.seconds, loss, "", ""])
     except FloatingPointError as e:
         raise UserError(f"{name} diverged: {e}; lower lr") from None
+    record("", stream_loss(model, data.val))
     return model.eval(), data, progress
 
 

@@ -14,14 +14,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lab import COLOUR, chosen, collect, get_data, read_settings, save_picture, short_run
+from lab import COLOUR, chosen, collect, entrant, get_data, read_settings, save_picture, short_run
 
-from common.checkpoint import load_model
+from common.checkpoint import models
 from common.settings import guard, settings, split
 from train import Train
 
 TRIED = {                       # most were tried at four layers, before three became the default
-    "wavefield": ["n_layer=3", "n_layer=4", "n_layer=4 stride=4", "n_layer=4 stride=4 init=seed", "n_layer=4 init=seed",
+    "wavefield": ["n_layer=3", "n_layer=4", "n_layer=4 stride=4", "n_layer=4 stride=4 init=original", "n_layer=4 init=original",
                   "n_layer=4 n_head=16", "n_layer=6 n_embd=96", "n_layer=4 batch_size=8",
                   "n_layer=4 block_size=64 batch_size=32", "n_layer=4 lr=2e-2"],
     "advection_glu": ["n_layer=3", "n_layer=4", "n_layer=4 viscosity=token", "n_layer=4 pre_ln=false",
@@ -30,7 +30,7 @@ TRIED = {                       # most were tried at four layers, before three b
     "hydra": ["nu=0", "n_layer=6", "n_layer=3", "batch_size=8", "block_size=64 batch_size=32", "lr=2e-2", "n_embd=184",
               "zeus=true", "zeus=true n_layer=3"],
     "fluidlm": ["n_layer=3", "n_layer=6 n_embd=96", "n_layer=2 n_steps=2", "d_state=1", "batch_size=8",
-                "block_size=64 batch_size=32", "laplacian=seed", "w_eq=0 w_grad=0 w_gate=0"],
+                "block_size=64 batch_size=32", "laplacian=original", "w_eq=0 w_grad=0 w_gate=0"],
     "momentum": ["n_layer=3", "n_layer=4", "n_layer=4 shear=k", "n_layer=6 n_embd=96", "n_layer=4 n_head=8",
                  "n_layer=4 block_size=64 batch_size=32", "n_layer=10 mlp=false", "n_layer=4 optimizer=adamw lr=2e-3"],
 }
@@ -43,7 +43,9 @@ class Settings:
     full: bool = False              # three minutes
     minutes: float = 0.17           # CPU-minutes of each run
     seed: int = 0                   # of each run
-    models: str = ",".join(TRIED)   # whose settings
+    models: str = ",".join(TRIED)   # whose settings, of those listed here
+    model: str = ""                 # or one model file, also yours, or lstm
+    changes: str = ""               # and its settings to try, e.g. n_layer=2|lr=5e-3 batch_size=8
     dataset: str = "plays"          # the text
     small: bool = False             # tiny models, to try the script out
     resume: bool = False            # keep what sweep.csv already holds
@@ -51,7 +53,7 @@ class Settings:
 
 def work(name, change, minutes, seed, dataset, small):
     """Train `name key=value ...` for so long -> iterations, parameters, speed, loss."""
-    Config, words = load_model(name).Config, split(change.split())
+    Config, words = entrant(name).Config, split(change.split())
     train, config = settings(change.split(), Train, Config)
     own = {f.name for f in fields(Config)}
     pick = lambda settings, keys: {key: getattr(settings, key) for key in keys}
@@ -72,15 +74,18 @@ def table(rows):
 def main():
     s = read_settings(Settings, dict(minutes=3.0))
     get_data(s.dataset)
-    jobs = [(name, change, s.minutes, s.seed, s.dataset, s.small) for name in chosen(s.models, TRIED)
-            for change in TRIED[name]]
+    tried = {name: TRIED[name] for name in chosen(s.models, TRIED)}
+    if s.model:
+        chosen(s.model, ["lstm", *models()])
+        tried = {s.model: ["", *(change.strip() for change in s.changes.split("|") if change.strip())]}
+    jobs = [(name, change, s.minutes, s.seed, s.dataset, s.small) for name in tried for change in tried[name]]
     rows = collect(Path(s.out, "sweep.csv"), COLUMNS, work, jobs, s.resume)
     print("", *table(rows), sep="\n")
 
     from matplotlib.figure import Figure
     ax = Figure(figsize=(9, 7), layout="constrained").subplots()
     for i, r in enumerate(rows):
-        ax.barh(i, r["val_loss"], color=COLOUR[r["model"]], alpha=0.6)
+        ax.barh(i, r["val_loss"], color=COLOUR.get(r["model"], "#000000"), alpha=0.6)
         ax.annotate(f"{r['val_loss']:.3f}", (r["val_loss"], i), xytext=(4, 0), textcoords="offset points", va="center",
                     fontsize=8)
     losses = [r["val_loss"] for r in rows]

@@ -76,9 +76,14 @@ class Browser:
 
     def wait(self, expression, limit=30):
         end = time.monotonic() + limit
-        while not self.js(expression):
-            assert time.monotonic() < end, f"never: {expression}"
+        while time.monotonic() < end:
+            try:
+                if self.js(expression):
+                    return
+            except AssertionError as e:                          # a page that is going away
+                assert "navigated" in str(e)
             time.sleep(0.02)
+        raise AssertionError(f"never: {expression}")
 
     def mouse(self, kind, x, y, **more):
         self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **more)

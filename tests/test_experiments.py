@@ -15,8 +15,9 @@ from common.settings import UserError
 TINY = {"induction": "steps=1 depth=1 gammas=0,1",
         "speed": "training=64 kernel=64 stream=64 rounds=0",
         "filters": "small=true max_iters=2",
-        "race": "small=true minutes=0.0005 max_iters=1 models=baseline,wavefield",
-        "sweep": "small=true minutes=0.0005 models=wavefield",
+        "race": "small=true minutes=0.0005 max_iters=1 models=baseline,wavefield,lstm,counter",
+        "streams": "small=true minutes=0.0005 models=lstm,wavefield",
+        "sweep": "small=true minutes=0.0005 model=lstm changes=lr=1e-3|n_layer=2",
         "ablate": "small=true max_iters=1 models=momentum",
         "counting": "order=2 window=8 length=40",
         "changes": "small=true iters=1",
@@ -73,7 +74,7 @@ def test_runs(name, experiment, text_file, tmp_path, capsys):
         assert sum(mixer.startswith("fluidlm, ") for mixer in mixers) == 2, "both stencils"
     if name == "race":
         final = [row for row in rows if row["final"] == "1"]
-        assert len(final) == 2 * 2 and all(float(row["leak"]) < 1e-10 for row in final)
+        assert len(final) == 2 * 3 + 1 and all(float(row["leak"]) < 1e-10 for row in final)
         assert "nan" not in capsys.readouterr().out.lower()
 
 

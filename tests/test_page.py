@@ -22,7 +22,7 @@ import sample as G
 import train as T
 from common import page as P
 from common.checkpoint import load_model, models
-from common.score import influence, leak
+from common.score import influence, verdict
 from data.text import Tokenizer
 
 HOSTILE = ("</script><script>hacked = 1</script>\n<img src=x onerror=\"hacked = 2\"> <b onmouseover=hacked=3>&lt;\n"
@@ -37,6 +37,7 @@ class Config:
     vocab_size: int = 256
     block_size: int = 16
     leaky: bool = False
+    note: str = HOSTILE
 
 
 class Toy(torch.nn.Module):
@@ -79,8 +80,6 @@ def write(path, text=HOSTILE, model=None, steps=(0, 10, 20), live=False, counter
     tokenizer = Tokenizer({"kind": "byte"})
     ids = np.frombuffer(text.encode(), np.uint8).astype(np.uint16)
     data = SimpleNamespace(train=ids, val=ids, bits=1 / math.log(2), meta={})
-    settings = vars(T.Train(dataset="a/<b>.txt"))
-    about = {"name": "<i>toy</i>", "config": {"note": HOSTILE}, "train": settings}
     model = model or Toy()
     for step in steps:
         progress = T.Progress(step, step / 2, rows=[[0, 0.0, "", 4.0, 5.0, 0, 0]])
@@ -89,8 +88,8 @@ def write(path, text=HOSTILE, model=None, steps=(0, 10, 20), live=False, counter
             progress.rows.append([i, i / 2, loss, loss if i in steps else "", "", 0, 0])
         progress.samples = [f"--- iteration {step}\n{HOSTILE} at {step}\n\n"]
         going = live or step < steps[-1]
-        done = step / 20 if going else 1
-        P.write_run(path.parent, model, data, tokenizer, about, progress, done, going, counter=counter)
+        train = T.Train("<i>toy</i>", dataset="a/<b>.txt", out=str(path.parent), max_iters=20 + going)
+        P.write_run(model, data, tokenizer, train, progress, going, counter=counter)
     return P.read_page(path)
 
 
@@ -121,7 +120,7 @@ def test_influence_is_that_of_brute_force(name):
     idx = np.array([3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9])
     kl = influence(model, idx)
     assert kl.shape == (13, 13) and (kl >= 0).all() and model.training
-    assert not np.tril(kl, -1).any() and leak(kl)[0] == 0
+    assert not np.tril(kl, -1).any() and verdict(kl)[0] == 0
     truth = brute_force(model, idx)
     assert abs(kl - truth).max() < 1e-5 * truth.max(), abs(kl - truth).max()
 
@@ -129,14 +128,14 @@ def test_influence_is_that_of_brute_force(name):
 def test_influence_of_a_large_vocabulary_and_of_one_token():
     kl = influence(Toy(Config(vocab_size=20000)), np.arange(32))
     assert kl.any(0).all() and not np.triu(kl, 2).any()          # the next prediction, no later one
-    assert influence(Toy(), [7]).shape == (1, 1) and leak(influence(Toy(), [7]))[0] == 0
+    assert influence(Toy(), [7]).shape == (1, 1) and verdict(influence(Toy(), [7]))[0] == 0
     assert influence(Toy(), [7, 7, 7]).diagonal().all()         # a token that differs is found
 
 
 def test_a_leak_is_measured():
     idx = [*b"tokens see the f"]
     kl = influence(Toy(Config(leaky=True)), idx)
-    nats, sentence = leak(kl)
+    nats, sentence = verdict(kl)
     truth = brute_force(Toy(Config(leaky=True)), idx)
     assert nats == pytest.approx(np.tril(truth, -1).max(), rel=1e-3) and nats > 0.01
     said = re.search(r"token (\d+) moved .* token (\d+) by (\S+) nats; its loss is not to", sentence)
@@ -216,11 +215,12 @@ def test_a_run_writes_its_page(inside, text_file, tmp_path, momentum, capsys):
     inside(*args, "max_iters=3")
     out, data = tmp_path / "out/momentum", page_of(tmp_path / "out/momentum")
     said = capsys.readouterr().out
-    assert "open out/momentum/index.html and watch" in said and "does not see the future" in said
+    assert "open out/momentum/index.html and watch" in said
     assert [m["step"] for m in data["moments"]] == [0, 1, 2, 3] and not data["live"] and data["done"] == 1
     assert data["name"] == "momentum on play.txt"
     assert data["moments"][-1]["portrait"].startswith("data:image/webp;base64,")
-    assert len(data["validation"]) == 4 and len(data["training"]) == 3 and data["settings"]["n_embd"] == 16
+    assert len(data["validation"]) == 5 and len(data["training"]) == 3      # the last: the whole text
+    assert data["settings"]["n_embd"] == 16 and data["counter"] > 0
     assert data["moments"][0]["sample"] in (out / "sample.txt").read_text()
     inside("resume=true", "max_iters=5")
     assert [m["step"] for m in page_of(out)["moments"]] == [0, 1, 2, 3, 4, 5]
@@ -250,8 +250,7 @@ def test_a_readers_own_model(inside, text_file, tmp_path, momentum, monkeypatch,
     moment = page_of(tmp_path / "out/momentum")["moments"][-1]
     assert [q["name"] for q in moment["seen"]] == ["loss", "entropy"] and moment["portrait"] is None
     assert moment["influence"]["leak"] > 0 and moment["sample"]
-    said = capsys.readouterr().out
-    assert re.search(r"warning: tokens see the future: changing token \d+ moved", said)
+    assert "warning: tokens see the future" in capsys.readouterr().err
 
 
 def test_what_cannot_be_drawn_costs_a_note(inside, text_file, tmp_path, momentum, monkeypatch, capsys):
@@ -262,7 +261,7 @@ def test_what_cannot_be_drawn_costs_a_note(inside, text_file, tmp_path, momentum
     said = capsys.readouterr()
     assert "note: no trace (ValueError: x has shape (2, 3, 4, 5) instead of (T,)" in said.err
     assert "note: no physics.png; resume=true draws again (ZeroDivisionError" in said.err
-    assert "the whole validation text" in said.out
+    assert "the validation text as a stream" in said.out
     assert len(page_of(tmp_path / "out/momentum")["moments"]) == 3
     monkeypatch.setattr(P, "write_atomic", lambda *args: open("/nonexistent/folder/file"))
     inside(*TINY, f"dataset={text_file}", "max_iters=2", "overwrite=true")
@@ -304,7 +303,9 @@ def browser(chromium):
 @pytest.fixture(scope="module")
 def toy_page(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "index.html"
-    write(path, HOSTILE + "To be, or not to be, that is the question.\n" * 2, counter=2.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(P, "SHARES", {"portrait": 1, "influence": 1})
+        write(path, HOSTILE + "To be, or not to be, that is the question.\n" * 2, counter=2.5)
     return path
 
 
@@ -509,7 +510,7 @@ def test_a_live_page_loads_itself_again(browser, tmp_path):
     """And is then where the reader was: menu, sliders, token, focus, place; the last page stays as it is."""
     write(tmp_path / "index.html", HOSTILE + "to be or not " * 20, live=True)
     browser.open(tmp_path / "index.html", height=500)
-    assert "100% done" in browser.js("$('clock').textContent") and not browser.js("$('follow').hidden")
+    assert "95% done" in browser.js("$('clock').textContent") and not browser.js("$('follow').hidden")
     browser.set("colour", "warmth")
     browser.set("layer", 1)
     browser.set("moment", 1)

@@ -95,7 +95,7 @@ def test_odd_words_that_are_fine(inside, text_file, tmp_path, capsys):
     assert folders == {"out/momentum", "a b/ü", "c"} and steps("c/ckpt.pt") == 1
     inside(*TINY, f"dataset={text_file}", "max_iters=1", "out=d", "resume=true")
     assert "no checkpoint in d yet" in capsys.readouterr().err
-    draw_loss(load_checkpoint("c/ckpt.pt")["progress"]["rows"], "nothing to draw", "loss.png")
+    draw_loss(load_checkpoint("c/ckpt.pt")["progress"]["rows"], 1.5, "nothing to draw", "loss.png")
 
 
 def test_help(inside, capsys):
