@@ -44,6 +44,7 @@ class Config:
     n_head: int = 4                           # attention heads
     n_embd: int = 128                         # channels
     dropout: float = 0.0                      # on both residual branches, while training
+    temperature: float = 0.56                 # divides the scores: below 1 attention is sharper
     pre_ln: bool = True                       # normalise z before adv; False: adv itself (legacy)
     viscosity: Literal["channel", "token"] = "channel"  # one nu per hidden channel, or per token
     nu_rank: int = 16                         # rank of W_nu; 0 is full rank
@@ -78,7 +79,7 @@ def rms_norm_ref(x):                                             # (..., C) -> (
 
 
 def rms_norm(x):                                                 # (..., C) -> (..., C)
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
+    return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-6)
 
 
 def advection_ref(u, g, s, alpha):                               # 2 x (T, M), (T, M | 1) -> (T, M)
@@ -119,7 +120,10 @@ def rope(x, turn):                                               # (B, T, H, D),
 
 
 def slow_rope_ref(z, window, slow):                              # (T, C) -> (T, C)
-    """Rotate the channel pair (2j, 2j+1) of token t by (t mod window) / unit * 16180^(-2j/C)."""
+    """Rotate the channel pair (2j, 2j+1) of token t by t' / unit * 16180^(-2j/C), t' = min(t, W-1).
+
+    After W = window tokens it stays: a stream meets no angle that training did not show.
+    """
     if slow == "off":
         return z
     unit = window if slow == "block" else 1
@@ -127,7 +131,7 @@ def slow_rope_ref(z, window, slow):                              # (T, C) -> (T,
     y = np.empty_like(z)
     for t in range(T):
         for j in range(C // 2):
-            angle = t % window / unit * 16180.0 ** (-2 * j / C)
+            angle = min(t, window - 1) / unit * 16180.0 ** (-2 * j / C)
             a = z[t, 2 * j]
             b = z[t, 2 * j + 1]
             y[t, 2 * j] = a * math.cos(angle) - b * math.sin(angle)
@@ -189,13 +193,14 @@ class Attention(nn.Module):
         super().__init__()
         self.n_head = config.n_head
         self.window = config.block_size
+        self.temperature = config.temperature
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)
         self.proj = nn.Linear(config.n_embd, config.n_embd, bias=False)
 
     def forward(self, x, turn, state=None):                      # (B, T, C) -> (B, T, C)
         qkv = self.qkv(x).unflatten(-1, (3, self.n_head, -1))    # (B, T, 3, H, D)
         q, k, v = qkv.unbind(2)                                  # (B, T, H, D)
-        q = rope(rms_norm(q), turn)
+        q = rope(rms_norm(q) / self.temperature, turn)
         k = rope(rms_norm(k), turn)
         k, v = remember(state, k, v.to(q.dtype), self.window)
         y = attention(q, k, v, self.window)                      # (B, T, H, D)
@@ -271,8 +276,9 @@ class Model(nn.Module):
         """RoPE of queries and keys, and the slow RoPE of z, at the positions t (float64)."""
         C = self.config.n_embd
         window = self.config.block_size
-        # The slow RoPE counts blocks or tokens, from 0 again after every block_size tokens.
-        slow_t = {"block": t % window / window, "token": t % window, "off": 0 * t}
+        # The slow RoPE counts in blocks or in tokens, and stays after the first block.
+        until = t.clamp(max=window - 1)
+        slow_t = {"block": until / window, "token": until, "off": 0 * t}
         turn = rotation(t, C // self.config.n_head)
         slow = rotation(slow_t[self.config.slow], C, 16180)
         weight = self.wte.weight
@@ -316,7 +322,7 @@ def forward_ref(params, idx, config):                            # dict, (B, T) 
             attn = f"blocks.{l}.attn."
             qkv = linear(attn + "qkv", rms_norm_ref(z))          # (T, 3C)
             qkv = qkv.reshape(len(z), 3, H, -1)                  # (T, 3, H, D)
-            q = rope_ref(rms_norm_ref(qkv[:, 0]))                # (T, H, D)
+            q = rope_ref(rms_norm_ref(qkv[:, 0]) / config.temperature)    # (T, H, D)
             k = rope_ref(rms_norm_ref(qkv[:, 1]))
             y = attention_ref(q, k, qkv[:, 2], config.block_size)
             z = z + linear(attn + "proj", y.reshape(z.shape))

@@ -111,7 +111,7 @@ def rms_norm_ref(x):                                             # (..., C) -> (
 
 
 def rms_norm(x):                                                 # (..., C) -> (..., C)
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
+    return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-6)
 
 
 def delayed_ref(x, d):                                           # (T, C) -> (T, C)

@@ -42,6 +42,7 @@ class Config:
     n_head: int = 4                 # attention heads
     n_embd: int = 128               # channels
     dropout: float = 0.0            # on pressure and Lorentz force, while training
+    temperature: float = 0.56       # divides the scores: below 1 attention is sharper
     pressure: Literal["softmax", "sinkhorn"] = "softmax"    # how attention weights are normalised
     sinkhorn_iters: int = 1         # column normalisations of pressure=sinkhorn; 0 is softmax
     rotation: Literal["euler", "cayley"] = "euler"          # z + kappa z Omega, or a true rotation
@@ -78,7 +79,7 @@ def rms_norm_ref(x):                                             # (..., C) -> (
 
 
 def rms_norm(x):                                                 # (..., C) -> (..., C)
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
+    return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-6)
 
 
 def rope_ref(x, base=10000.0):                                   # (T, H, D) -> (T, H, D)
@@ -330,7 +331,7 @@ class Layer(nn.Module):
         c = self.config
         qkv = self.qkv(rms_norm(z)).unflatten(-1, (3, c.n_head, -1))
         q, k, v = qkv.unbind(2)                                  # 3 x (B, T, H, D)
-        q = rope(rms_norm(q), turn)
+        q = rope(rms_norm(q) / c.temperature, turn)
         k = rope(rms_norm(k), turn)
         k, v = remember(state, k, v.to(q.dtype), c.block_size)
         if c.pressure == "softmax":
@@ -420,7 +421,7 @@ def forward_ref(params, idx, config):
                 p[name.removeprefix(f"layers.{l}.")] = value
             qkv = rms_norm_ref(z) @ p["qkv.weight"].T            # (T, 3 C)
             q, k, v = qkv.reshape(len(z), 3, c.n_head, -1).swapaxes(0, 1)
-            q = rope_ref(rms_norm_ref(q))
+            q = rope_ref(rms_norm_ref(q) / c.temperature)
             k = rope_ref(rms_norm_ref(k))
             y = causal_sinkhorn_ref(q, k, v, c.block_size, iters)
             z = z + y.reshape(z.shape) @ p["proj.weight"].T

@@ -171,7 +171,7 @@ def run(train, config, module, data, ckpt=None):
                  sha256=sha256(Path(module.__file__).read_bytes()))
     rows = progress.rows
     counter = counter_loss(data)
-    page = partial(write_run, out, model, data, tokenizer, about, progress, counter=counter)
+    page = partial(write_run, model, data, tokenizer, train, progress, counter=counter)
     live = sys.stdout.isatty()          # a screen shows one line that changes, a file gets many
 
     def say(text, end="\n"):
@@ -214,7 +214,7 @@ def run(train, config, module, data, ckpt=None):
             save("best.pt")
         save("ckpt.pt")
         if progress.share(train) < 1:
-            page(progress.share(train), live=True)
+            page(live=True)
 
     size = sum(p.numel() for p in model.parameters() if p.requires_grad)
     budget = f"{train.minutes or 3:g} minutes"
@@ -252,7 +252,8 @@ def run(train, config, module, data, ckpt=None):
                 if team.largest(len(caught)):
                     break
         except FloatingPointError as e:
-            page(done, live=False)
+            if team.rank == 0:
+                page(live=False)
             raise UserError(f"{e}; {KEPT}") from None
         if team.rank == 0:
             save("ckpt.pt")             # before the long score of the whole text, too
@@ -260,7 +261,7 @@ def run(train, config, module, data, ckpt=None):
     if team.rank > 0:
         return None
     if done < 1:
-        page(done, live=False)
+        page(live=False)
         say(f"\nstopped and saved after iteration {progress.step}; add resume=true to go on")
         return None
 
@@ -277,7 +278,7 @@ def run(train, config, module, data, ckpt=None):
         passage = data.val[:512].astype(np.int64)
         pictures["physics.png"] = lambda path: module.portrait(model, passage, path)
     drawn = draw(out, pictures)
-    page(1, live=False, portrait=drawn.get("physics.png"))
+    page(live=False, portrait=drawn.get("physics.png"))
     say(f"{progress.step} iterations in {progress.seconds:.0f} s; the validation text as a stream: "
         f"{loss:.4f} nats per token, {loss * data.bits:.4f} bits per byte "
         f"({cold:.4f} nats in windows from nothing; a counter: {counter:.4f})")

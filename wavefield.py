@@ -45,7 +45,7 @@ class Config:
     dropout: float = 0.0            # on both residual branches, while training
     stride: int = 1                 # cells of the field per token; V3.5 has 4
     init: Literal["reach", "original"] = "reach"    # reach of 1 .. block_size tokens; V3.5's waves
-    position: bool = True           # add a sinusoidal position code to the embedding
+    position: bool = False          # V3.5's sinusoidal position code; a stream outruns it
 
     def __post_init__(self):
         C = self.n_embd
@@ -159,7 +159,7 @@ def rms_norm_ref(x):                                             # (..., C) -> (
 
 
 def rms_norm(x):                                                 # (..., C) -> (..., C)
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
+    return x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-6)
 
 
 def sinusoids_ref(T, C):                                         # -> (T, C)
@@ -608,6 +608,8 @@ def wave_scan(deposit, alpha, omega, phi, stride, field, first=None, L=16):
 # - Z is summed over the fixed field of a whole block: it does not depend on the length at hand.
 # - One cell per token, not four: the same waves, but Z sums over fewer cells, so they are louder
 #   and learn faster.
+# - No position code: beyond the block it takes values that training never showed, and a stream
+#   falls apart. The waves are translation invariant; position=True brings V3.5's code back.
 # - The waves at first reach 1 .. block_size tokens. V3.5's reach up to 5.
 # - RMSNorm without gain for LayerNorm, and relu^2 for GELU, as in the baseline it is compared with.
 #

@@ -36,7 +36,7 @@ LIMIT = 2_000_000       # bytes of a page
 MOMENTS = 12            # evaluations on it, evenly spaced
 PASSAGE = 192           # tokens of the validation text; and those of any text that are traced
 LONGEST = 5000          # tokens of any text
-SHARES = {"portrait": 0.03, "influence": 0.045}         # of the training time may have gone by then
+SHARES = {"portrait": 0.035, "influence": 0.04}         # of the training time that may be spent
 
 
 # What a model says about a text.
@@ -172,17 +172,17 @@ def about_model(model, name):
 
 
 @note("page")
-def write_run(out, model, data, tokenizer, about, progress, done, live, portrait=None,
-              counter=None):
-    """Write the page of a run, out/index.html -> a sentence on whether it sees the future.
+def write_run(model, data, tokenizer, train, progress, live, portrait=None, counter=None):
+    """Write the page of a run, index.html in the folder train.out.
 
-    about: name, train and config, as in a checkpoint; done: the part of the run that is done;
-    portrait: a picture that is drawn already; counter: a loss to compare with, nats per token."""
-    began = time.perf_counter()
-    path = Path(out, "index.html")
-    train = about["train"]
-    name = f"{about['name']} on {Path(train['dataset']).name}"
-    planned = 0 if train["max_iters"] else 60 * (train["minutes"] or 3)
+    live: the run goes on; portrait: a picture that is drawn already; counter: nats per token that
+    one gets by counting, to compare with."""
+    import matplotlib.figure  # noqa: F401
+    began = time.perf_counter()                                  # loss.png needs matplotlib, too
+    path = Path(train.out, "index.html")
+    text_name = Path(train.dataset).name
+    done = progress.share(train)
+    planned = 0 if train.max_iters else 60 * (train.minutes or 3)
     ids = data.val[:PASSAGE].tolist()
     idx = torch.tensor(ids, device=next(model.parameters()).device)
     moments = []
@@ -208,7 +208,7 @@ def write_run(out, model, data, tokenizer, about, progress, done, live, portrait
     draw = getattr(sys.modules[type(model).__module__], "portrait", None)
     moment = read(model, idx) | {"step": progress.step, "loss": losses.get(progress.step)}
     moment |= {"sample": sample[:LONGEST], "portrait": None}
-    moment["influence"] = afford("influence", influenced, model, idx, 64 if live else PASSAGE)
+    moment["influence"] = afford("influence", influenced, model, idx, 48 if live else PASSAGE)
     if portrait:
         moment["portrait"] = small(portrait.read_bytes())
     elif draw and done < 1:
@@ -216,21 +216,20 @@ def write_run(out, model, data, tokenizer, about, progress, done, live, portrait
     moments.append(moment)
     thin(moments)
 
-    tokens = progress.step * train["batch_size"] * train["grad_accum"] * model.config.block_size
-    facts = about_model(model, about["name"])
-    facts.append(["text", f"{Path(train['dataset']).name}, {len(data.train):,} tokens to train on"])
+    tokens = progress.step * train.batch_size * train.grad_accum * model.config.block_size
+    facts = about_model(model, train.model)
+    facts.append(["text", f"{text_name}, {len(data.train):,} tokens to train on"])
     facts.append(["trained", f"{progress.step:,} iterations, {progress.seconds:,.0f} s"])
     if progress.seconds:
         facts.append(["speed", f"{tokens / progress.seconds:,.0f} tokens/s"])
-    settings = about["config"] | train
+    settings = vars(model.config) | vars(train)
     left = progress.seconds * (1 / done - 1) if done else planned
     cost["all"] += time.perf_counter() - began
     write_page(path, {
-        "name": name, "facts": facts, "settings": settings, "bits": data.bits, "counter": counter,
+        "name": f"{train.model} on {text_name}", "facts": facts, "settings": settings,
+        "bits": data.bits, "counter": counter,
         "done": min(1, done), "left": left, "live": live, "written": time.time(), "cost": cost,
         **curves(progress.rows), **spell(tokenizer, ids, moments), "moments": moments})
-    verdict = moment["influence"]
-    return verdict and ("warning: " if verdict["leak"] else "") + verdict["sentence"]
 
 
 def write_text(path, model, tokenizer, name, ids):

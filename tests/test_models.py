@@ -9,6 +9,7 @@ What to run when you changed ... (seconds of one core):
     how a run survives  100     python -m pytest -q tests/extra/test_runs.py tests/extra/test_checkpoints.py
     settings            25      python -m pytest -q -k settings
     sampling            45      python -m pytest -q -k "sampl or generate or test_streams"
+    the page of a run   60      python -m pytest -q tests/test_page.py
     data                25      python -m pytest -q -k "data or bpe"
     an experiment       10      python -m pytest -q tests/test_experiments.py -k race
     anything            600     python -m pytest -q

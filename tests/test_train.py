@@ -246,7 +246,7 @@ def test_a_model_without_a_portrait(inside, text_file, tmp_path, monkeypatch, ca
     inside(*TINY, f"dataset={text_file}", "max_iters=2")
     assert (tmp_path / "out/momentum/loss.png").exists()
     assert not (tmp_path / "out/momentum/physics.png").exists()
-    assert "look at out/momentum/loss.png; " in capsys.readouterr().out
+    assert "look at out/momentum/index.html, out/momentum/loss.png; " in capsys.readouterr().out
 
 
 def test_the_same_seed_gives_the_same_losses(inside, text_file, tmp_path, monkeypatch):
