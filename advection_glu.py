@@ -484,8 +484,8 @@ def portrait(model, tokens, path, text=""):
 #
 # The slow RoPE shows the branch absolute positions. At one radian per token for the fastest pair
 # (slow="token", the original) half of the channels are scrambled: that costs 0.1 nats a character.
-# At one radian per block_size tokens (slow="block") it costs nothing. Either way it starts over
-# every block_size tokens, because positions never seen in training turn a stream into noise.
+# At one radian per block_size tokens (slow="block") it costs nothing. Either way it stays where
+# it is after block_size tokens, because positions never seen in training turn a stream into noise.
 #
 # pre_ln=True learns better than legacy mode. One nu per token then acts, too, and of the two alphas
 # only the product matters. In legacy mode nu does nothing unless it differs between the channels,

@@ -86,10 +86,7 @@ def no_pictures():
     """They are drawn when everything is saved, and take most of the time of a tiny run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "draw", lambda *args: {})
-<<<<<<< HEAD
-=======
         patch.setattr(train, "write_run", lambda *args, **more: None)
->>>>>>> wt-page
         yield
 
 
