@@ -166,7 +166,7 @@ def main():
     get_data(s.dataset)
     names = chosen(s.models, ["baseline", "lstm", "counter", *models()])
     budgets = (("seconds", s.minutes), ("tokens", s.max_iters))
-    jobs = [(model, budget, limit, seed, s.dataset, s.small) for seed in range(s.seeds) for budget, limit in budgets
+    jobs = [(model, budget, limit, seed, s.dataset, s.small) for budget, limit in budgets for seed in range(s.seeds)
             for model in names if model != "counter" or (budget, seed) == ("seconds", 0)]
     rows = collect(Path(s.out, "race.csv"), COLUMNS, work, jobs, s.resume)
     print("", *table(rows), sep="\n")
