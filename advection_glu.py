@@ -54,8 +54,6 @@ class Config:
         if self.n_embd % (2 * self.n_head):
             raise ValueError(f"n_embd={self.n_embd} does not divide into n_head={self.n_head} "
                              "heads of even width")
-        if self.nu_rank < 0:
-            raise ValueError(f"nu_rank={self.nu_rank} should be 0 or more")
 
     def hidden(self):                                            # -> M
         """The number of hidden channels that gives the branch the parameters of a 4C MLP, 8 C^2."""
@@ -191,19 +189,18 @@ class Attention(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.n_head = config.n_head
-        self.window = config.block_size
-        self.temperature = config.temperature
+        self.config = config
         self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)
         self.proj = nn.Linear(config.n_embd, config.n_embd, bias=False)
 
     def forward(self, x, turn, state=None):                      # (B, T, C) -> (B, T, C)
-        qkv = self.qkv(x).unflatten(-1, (3, self.n_head, -1))    # (B, T, 3, H, D)
+        c = self.config
+        qkv = self.qkv(x).unflatten(-1, (3, c.n_head, -1))       # (B, T, 3, H, D)
         q, k, v = qkv.unbind(2)                                  # (B, T, H, D)
-        q = rope(rms_norm(q) / self.temperature, turn)
+        q = rope(rms_norm(q) / c.temperature, turn)
         k = rope(rms_norm(k), turn)
-        k, v = remember(state, k, v.to(q.dtype), self.window)
-        y = attention(q, k, v, self.window)                      # (B, T, H, D)
+        k, v = remember(state, k, v.to(q.dtype), c.block_size)
+        y = attention(q, k, v, c.block_size)                     # (B, T, H, D)
         return self.proj(y.flatten(2))
 
 

@@ -162,10 +162,7 @@ class Attention(nn.Module):
     def __init__(self, config):
         super().__init__()
         C = config.n_embd
-        self.n_head = config.n_head
-        self.window = config.block_size
-        self.sheared = config.shear
-        self.temperature = config.temperature
+        self.config = config
         self.qkv = nn.Linear(C, 3 * C, bias=False)
         self.proj = nn.Linear(C, C, bias=False)
         gamma = torch.full((2, config.n_head, 1), float(config.gamma))
@@ -173,13 +170,14 @@ class Attention(nn.Module):
 
     def qk(self, x, turn, state=None, gamma=None):               # (B, T, C) -> 3 x (B, T, H, D)
         """Sheared queries, sheared keys, values. A number `gamma` replaces the model's own."""
+        c = self.config
         if gamma is None:
             gamma = self.gamma
         else:
             gamma = torch.full_like(self.gamma, gamma)
-        qkv = self.qkv(x).unflatten(-1, (3, self.n_head, -1))    # (B, T, 3, H, D)
+        qkv = self.qkv(x).unflatten(-1, (3, c.n_head, -1))       # (B, T, 3, H, D)
         q, k, v = qkv.unbind(2)
-        q = rope(rms_norm(q) / self.temperature, turn)
+        q = rope(rms_norm(q) / c.temperature, turn)
         k = rope(rms_norm(k), turn)
         last_q = None
         last_k = None
@@ -188,16 +186,17 @@ class Attention(nn.Module):
             last_k = state.get("last_k")
             state["last_q"] = q[:, -1:]
             state["last_k"] = k[:, -1:]
-        if "q" in self.sheared:
+        if "q" in c.shear:
             q = shear(q, gamma[0], last_q)
-        if "k" in self.sheared:
+        if "k" in c.shear:
             k = shear(k, gamma[1], last_k)
         return q, k, v.to(q.dtype)
 
     def forward(self, x, turn, state=None):                      # (B, T, C) -> (B, T, C)
         q, k, v = self.qk(x, turn, state)
-        k, v = remember(state, k, v, self.window)                # (B, S, H, D)
-        y = attention(q, k, v, self.window)                      # (B, T, H, D)
+        window = self.config.block_size
+        k, v = remember(state, k, v, window)                     # (B, S, H, D)
+        y = attention(q, k, v, window)                           # (B, T, H, D)
         return self.proj(y.flatten(2))
 
 
@@ -414,7 +413,7 @@ def portrait(model, tokens, path):
     (gain, sheared), (phase, plain) = fig.subplots(2, 2)
     w = np.linspace(0, 0.99 * math.pi, 41)
     own = round(model.blocks[0].attn.gamma.mean().item(), 2)
-    for gamma in sorted({-0.5, 0.0, 0.3, 1.0, 4.0, own}, reverse=True):
+    for gamma in sorted({-0.5, 0.0, 0.3, 1.0, 4.0, own}):
         G = response(w, gamma)
         dots = measured_response(w[::4], gamma)
         gain.semilogy(w, abs(G), label=f"gamma = {gamma:g}")

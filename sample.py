@@ -4,8 +4,8 @@ Write text with a trained model, one character at a time, for as long as you lik
     python sample.py model=fluidlm prompt="ROMEO:" tokens=500 temperature=0.8
 
 The prompt and every new token go through the model's `state`: what a model must remember to go on.
-Two of the five hold a state that never grows; the others a key/value cache of block_size tokens. The
-last line says how large it is.
+Two of the five hold a state that never grows; the others a key/value cache of block_size tokens.
+The last line says how large it is.
 """
 import codecs
 import sys
@@ -46,7 +46,8 @@ class Sample:
 def generate(model, ids, tokens, temperature=0.8, top_k=40, top_p=1.0, seed=1, state=None):
     """Yield new tokens after the prompt `ids`: the prompt in chunks, then one by one."""
     device = next(model.parameters()).device
-    state = {} if state is None else state
+    if state is None:
+        state = {}
     generator = torch.Generator().manual_seed(seed)
     prompt = torch.as_tensor(ids, dtype=torch.long, device=device)
     if temperature < 1e-4:              # take the likeliest; no division overflows
@@ -76,14 +77,16 @@ def main():
         raise UserError("the prompt is empty; give it at least one character, prompt=\"...\"")
     print(s.prompt, end="", flush=True)
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")   # half a letter
-    state, began, first = {}, time.perf_counter(), None
-    ids = ids.astype("int64")
+    state = {}
     written = []
+    began = time.perf_counter()
+    ids = ids.astype("int64")
     for new in generate(model, ids, s.tokens, s.temperature, s.top_k, s.top_p, s.seed, state):
-        first = first or time.perf_counter()            # the prompt is not counted
+        if not written:
+            began = time.perf_counter()                 # the prompt is not counted
         written.append(new)
         print(decoder.decode(tokenizer.token_bytes(new)), end="", flush=True)
-    speed = max(0, s.tokens - 1) / max(1e-9, time.perf_counter() - (first or began))
+    speed = max(0, s.tokens - 1) / max(1e-9, time.perf_counter() - began)
     print(f"\n--- {speed:.0f} tokens/s; the state holds {tensor_bytes(state):,} bytes "
           f"after {len(ids) + s.tokens} tokens", file=sys.stderr)
     if s.page:

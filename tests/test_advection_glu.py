@@ -146,7 +146,7 @@ def test_a_branch_has_the_parameters_of_a_4c_mlp():
 
 
 def test_sizes_that_cannot_be():
-    for changes in (dict(n_embd=30), dict(nu_rank=-1)):
+    for changes in (dict(n_embd=30), dict(n_head=3)):
         with pytest.raises(ValueError, match=next(iter(changes))):
             A.Config(**changes)
 
