@@ -1,6 +1,6 @@
 """
 Wave field: a language model without attention. Every head is one damped wave on a field. Tokens
-write on the field, the waves carry on what was written, later tokens read it.
+write on the field, the wave carries forward what they wrote, and later tokens read it.
 
     d_t = v_t |k_t|                                 what token t writes, at cell t * stride
     w(c) = e^(-alpha c) cos(omega c + phi) / Z      the wave of one head, c cells behind its source
@@ -9,17 +9,16 @@ write on the field, the waves carry on what was written, later tokens read it.
 
 A wave is a damped oscillator that the text drives: w'' + 2 alpha w' + (alpha^2 + omega^2) w = 0.
 So one complex number per head and channel remembers everything that was read:
-
     h_t = rho h_{t-1} + d_t,   f_t = Re(e^{i phi} h_t) / Z,   rho = e^((-alpha + i omega) stride)
 
-    code          symbol         meaning                                             shape
-    deposit       d              what tokens write; k, v and g are linear in x       (B, T, H, D)
-    alpha         alpha          damping per cell, softplus of the parameter `damp`  (H,)
-    omega, phi    omega, phi     turn per cell and phase at the source, in radians   (H,)
-    field         -              number of cells over which Z = sum |w|
-    power, amp    rho^n, -       the powers of rho; e^{i phi} / Z                    (H, n), (H, 1)
-    first, last   h              before the first token, after the last: complex     (B, H, D)
-    coupling      M              how much each head listens to each                  (H, H)
+    code          symbol      meaning                                                 shape
+    deposit       d           what tokens write; k, v and g are linear in x           (B, T, H, D)
+    alpha         alpha       damping per cell, softplus of the parameter `damp`      (H,)
+    omega, phi    same        turn per cell, and phase at the source, in radians      (H,)
+    field         -           number of cells over which Z makes sum |w| = 1
+    power, amp    rho^n, -    the powers of rho; e^{i phi} / Z                        (H, n), (H, 1)
+    first, last   h           h before the first and after the last token, complex    (B, H, D)
+    coupling      M           how much each head listens to each                      (H, H)
 
 Source: the original "wavefield", that is the public Wave Field V3.5, from its description.
 Proof and picture: `python wavefield.py`. Training: `python train.py model=wavefield`.
@@ -44,7 +43,7 @@ class Config:
     n_embd: int = 128               # channels
     dropout: float = 0.0            # on both residual branches, while training
     stride: int = 1                 # cells of the field per token; V3.5 has 4
-    init: Literal["reach", "original"] = "reach"    # reach of 1 .. block_size tokens; V3.5's waves
+    init: Literal["reach", "original"] = "reach"    # waves reach 1 .. block_size tokens; or V3.5's
     position: bool = False          # V3.5's sinusoidal position code; a stream outruns it
 
     def __post_init__(self):
@@ -86,11 +85,11 @@ def wave_field_ref(deposit, alpha, omega, phi, stride, field, first=0):
     cells[::stride] = deposit
     f = np.zeros_like(cells)
     for c in range(T * stride):
-        behind = w[c::-1]                                        # w(c) .. w(0) of the cells 0 .. c
-        f[c] = np.einsum("ch,chd->hd", behind, cells[:c + 1]) / Z
+        # The cells 0 .. c are c .. 0 cells behind cell c.
+        f[c] = np.einsum("ch,chd->hd", w[c::-1], cells[:c + 1]) / Z
     f = f[::stride]
 
-    # What an earlier text left rings on, and this text leaves the sum of its own waves.
+    # What an earlier text left behind rings on, and h gathers what this one leaves.
     rho = np.exp((-alpha + 1j * omega) * stride)[:, None]        # (H, 1)
     amp = np.exp(1j * phi)[:, None] / Z
     h = first
@@ -101,9 +100,11 @@ def wave_field_ref(deposit, alpha, omega, phi, stride, field, first=0):
 
 
 def resonator(alpha, omega, phi, stride, field, n):              # 3 x (H,) -> (H, n), (H, 1)
-    """What the kernels below need of a wave: rho^0 .. rho^(n-1), and e^{i phi} / Z.
+    """What the kernels below need of a wave: `power` and `amp`.
 
-    complex128, because an angle that turns for many tokens runs out of float32 digits.
+    rho^0 .. rho^(n-1) tell how much is left of it, and how far it has turned, after that many
+    tokens; e^{i phi} / Z tells how it is read. Both are complex128: float32 has too few digits
+    for an angle that turns and turns.
     """
     waves = torch.stack((alpha, omega, phi)).double()
     alpha, omega, phi = waves[:, :, None]                        # 3 x (H, 1)
@@ -121,7 +122,8 @@ def wave_fft(deposit, alpha, omega, phi, stride, field, first=None):
     There the convolution over cells is one over tokens, with w(t stride). By FFT it is a product
     of spectra. An FFT wraps around, so both sides are padded with zeros to 2 T.
 
-    deposit (B, T, H, D), first: complex (B, H, D) or None
+    deposit     (B, T, H, D)
+    first       complex (B, H, D), or None
     -> f (B, T, H, D), last: complex (B, H, D)
     """
     T = deposit.shape[1]
@@ -144,9 +146,9 @@ def wave_fft(deposit, alpha, omega, phi, stride, field, first=None):
 
 
 def wave_step(deposit, rho, amp, h):                             # (B, H, D), 2 x (H, 1), (B, H, D)
-    """The same for one more token of a stream: all that a wave is.
+    """The same for one more token of a stream: this is all that a wave is.
 
-    rho and amp are columns 1 and 0 of `power` and `amp`; h is the state, complex, or 0.
+    h       the state that the token before left, or 0
     -> f (B, H, D), h (B, H, D)
     """
     h = rho * h + deposit
@@ -221,7 +223,7 @@ class WaveAttention(nn.Module):
     def read(self, deposit, state):                              # (B, T, H, D) -> (B, T, H, D)
         """The field where each token reads it. A stream goes on from the h in its state."""
         if deposit.shape[1] > 1 or torch.is_grad_enabled():
-            # wave_fft instead of wave_scan gives the same numbers.
+            # The same numbers as wave_fft, faster: see the end of this file.
             f, state["h"] = wave_scan(deposit, *self.physics(), state.get("h"))
             return f
 
@@ -260,20 +262,22 @@ class MLP(nn.Module):
 
 
 class Interference(nn.Module):
-    """Adds the past to a token, as far as the two are in phase.
+    """Adds the past to a token, as far as the two are in phase. r is x, RMS-normalised.
 
-    u_t = W_e mean_{s <= t} W_s x_s                 all tokens so far, squeezed to C/4 channels
-    a_t = cosine(P x_t, Q u_t)                      1: in phase, -1: out of phase; C/4 channels
-    y_t = x_t + sigmoid(G x_t + E u_t) u_t sigmoid(a_t / temp)
+    u_t = W_2 mean_{s <= t} W_1 r_s                             the past, through C/4 channels
+    a_t = cosine(P r_t, Q u_t)                                  1: in phase, -1: out of phase
+    y_t = x_t + sigmoid(G r_t + E u_t) u_t sigmoid(a_t / temp)
 
-    x on the right is RMS-normalised; W_s, P, G are `own`, Q, E are `all`, W_e is `proj`.
+    own     W_1, P, G: what a token says of itself
+    all     Q, E: the same of the past, but for W_1
+    proj    W_2
     """
 
     def __init__(self, config):
         super().__init__()
         C = config.n_embd
-        self.own = nn.Linear(C, C + C // 2)                      # of x_t: squeezed, vector, gate
-        self.all = nn.Linear(C, C + C // 4, bias=False)          # of u_t: vector, gate
+        self.own = nn.Linear(C, C + C // 2)
+        self.all = nn.Linear(C, C + C // 4, bias=False)
         self.proj = nn.Linear(C // 4, C, bias=False)
         self.log_temp = nn.Parameter(torch.tensor(0.5).log())    # a temperature stays above 0
 
@@ -299,7 +303,8 @@ class Interference(nn.Module):
 class Block(nn.Module):
     """Waves, then an MLP, each added to the stream x; after every third block an interference.
 
-    Without a state nothing is kept between two calls: torch.utils.checkpoint may call twice.
+    state: a dict that a stream fills, or None. Then nothing is kept from one call to the next:
+    torch.utils.checkpoint calls twice, and the second call must find what the first one found.
     """
 
     def __init__(self, config, layer):
@@ -349,7 +354,11 @@ class Model(nn.Module):
         return x
 
     def forward(self, idx, targets=None, state=None):            # (B, T) -> (B, T, V), loss or None
-        """state: an empty dict at the start of a stream. Pass it again with the next tokens."""
+        """The logits of every next token, and their mean cross-entropy in nats.
+
+        state: an empty dict at the start of a stream. It is filled; pass it again with the next
+        tokens. However long the stream gets, the state keeps its size.
+        """
         pos = 0
         if state is not None:
             pos = state.get("pos", 0)
@@ -388,7 +397,7 @@ def wave_attention_ref(x, p, config):                            # (T, C), {name
 
 
 def interference_ref(x, p):                                      # (T, C), {name: array} -> (T, C)
-    """x_t + sigmoid(G x_t + E u_t) u_t sigmoid(a_t / temp), see Interference."""
+    """x_t + sigmoid(G r_t + E u_t) u_t sigmoid(a_t / temp), see Interference."""
     T, C = x.shape
     own = rms_norm_ref(x) @ p["interference.own.weight"].T + p["interference.own.bias"]
     squeezed, own_vector, own_gate = np.split(own, (C // 4, C // 2), 1)
@@ -401,7 +410,10 @@ def interference_ref(x, p):                                      # (T, C), {name
 
 
 def forward_ref(params, idx, config):                            # {name: array}, (B, T) -> logits
-    """The whole model in NumPy, text by text. params: Model.state_dict() as float64 arrays."""
+    """The whole model in NumPy, text by text.
+
+    params: Model.state_dict() as float64 arrays.
+    """
     logits = np.empty((*idx.shape, config.vocab_size))
     for b, tokens in enumerate(idx):
         x = rms_norm_ref(params["wte.weight"][tokens])           # (T, C)
@@ -430,7 +442,10 @@ def check(what, value, bound):                                   # -> True if va
 
 @torch.no_grad()
 def self_check():                                                # -> do all claims hold, a model
-    """The kernels against the field, the physics of a wave, then the whole model."""
+    """The kernels against the field, the physics of a wave, then the whole model.
+
+    More is in tests/test_wavefield.py: gradients, linearity, energy, long streams.
+    """
     ok = []
     torch.manual_seed(0)
     alpha, omega, phi = 0.5 * torch.rand(3, 3, dtype=torch.float64)

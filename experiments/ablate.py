@@ -83,7 +83,7 @@ TERMS = {
     "wavefield": {
         "coupling of heads": lambda m: freeze(m, "coupling", 50 * torch.eye(m.config.n_head)),       # identity
         "gate": without_gate,
-        "interference": lambda m: freeze(m, "field.proj.weight", 0.0),
+        "interference": lambda m: freeze(m, "interference.proj.weight", 0.0),
         "oscillation": lambda m: (freeze(m, "omega", 0.0), freeze(m, "phi", 0.0))},                  # decay only
     "hydra": {
         "pressure": lambda m: freeze(m, "proj.weight", 0.0),
