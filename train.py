@@ -93,11 +93,11 @@ def get_batch(data, block_size, seed, step, batch_size, grad_accum=1, rank=0, wo
 
 
 def fit(model, data, train, progress, optimizers=None, team=Processes(), clock=time.perf_counter,
-        batches=get_batch):
+        stop=()):
     """Train `model` on the tokens `data` until `progress` is complete: yields (loss, lr) after steps.
 
-    Only the steps count as seconds, whatever the caller does in between. Raises FloatingPointError
-    before a loss that is not finite reaches the weights."""
+    It stops when something stands in `stop`. Only the steps count as seconds, whatever the caller
+    does in between. FloatingPointError before a loss that is not finite reaches the weights."""
     torch.set_flush_denormal(True)      # decayed waves and states become zero instead of slow
     device = next(model.parameters()).device
     autocast, _ = precision(device, train.dtype)
@@ -107,7 +107,7 @@ def fit(model, data, train, progress, optimizers=None, team=Processes(), clock=t
     if train.compile:
         net = torch.compile(net)
 
-    while True:
+    while not team.largest(len(stop)):
         began = clock()
         done = team.largest(progress.share(train))
         if done >= 1:
@@ -123,8 +123,8 @@ def fit(model, data, train, progress, optimizers=None, team=Processes(), clock=t
         model.train()
         model.progress = done
         torch.manual_seed(hash((train.seed, progress.step, team.rank)) % 2**62)     # for dropout
-        x, y = batches(data, model.config.block_size, train.seed, progress.step, train.batch_size,
-                       train.grad_accum, team.rank, team.world)
+        x, y = get_batch(data, model.config.block_size, train.seed, progress.step, train.batch_size,
+                         train.grad_accum, team.rank, team.world)
         loss = torch.zeros((), device=device)
         for i in range(train.grad_accum):
             with autocast, team.exchange(net, now=i == train.grad_accum - 1):
@@ -151,6 +151,7 @@ def run(train, config, module, data, ckpt=None):
     device = pick_device(train.device)
     team = torchrun(device)
     check_sizes(train, config, data, device, team.world)
+    team.join()
     autocast, dtype = precision(device, train.dtype)
     torch.manual_seed(train.seed)
     model = module.Model(config).to(device)
@@ -161,7 +162,7 @@ def run(train, config, module, data, ckpt=None):
             model.load_state_dict(ckpt["model"])
             for optimizer, saved in zip(optimizers, ckpt["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
-        progress = Progress(**ckpt["progress"])
+            progress = Progress(**ckpt["progress"])
         if len(progress.rows) > 1 and progress.rows[-1][2] == "":
             progress.rows.pop()         # the closing line of a finished run, which is written anew
     text_name = Path(train.dataset).name
@@ -229,15 +230,16 @@ def run(train, config, module, data, ckpt=None):
             rows.append([0, 0.0, "", "", "", 0.0, 0.0])
             if team.rank == 0:
                 report()
-        done = progress.share(train)
+        done = team.largest(progress.share(train))
         before = progress.seconds
         try:
-            for loss, lr in fit(model, data.train, train, progress, optimizers, team):
+            steps = fit(model, data.train, train, progress, optimizers, team, stop=caught)
+            for loss, lr in steps:
                 taken = max(progress.seconds - before, 1e-9)
                 before = progress.seconds
                 speed = round(train.batch_size * train.grad_accum * config.block_size / taken)
                 rows.append([progress.step, round(progress.seconds, 3), loss, "", "", lr, speed])
-                last, done = done, progress.share(train)
+                last, done = done, team.largest(progress.share(train))
                 if train.eval_interval:
                     due = progress.step % train.eval_interval == 0
                 else:
@@ -249,8 +251,6 @@ def run(train, config, module, data, ckpt=None):
                     left = progress.seconds / done - progress.seconds
                     say(f"iteration {progress.step}: loss {loss:.4f}, {speed:,} tokens/s, "
                         f"{left:.0f} s left", end="\x1b[K\r" if live else "\n")
-                if team.largest(len(caught)):
-                    break
         except FloatingPointError as e:
             if team.rank == 0:
                 page(live=False)

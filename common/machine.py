@@ -62,6 +62,10 @@ class Processes:
     world: int = 1
     device: str = "cpu"
 
+    def join(self):
+        if self.world > 1:
+            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+
     def largest(self, number):
         """The largest of all processes' numbers: how they agree on the time, and on stopping."""
         if self.world == 1:
@@ -88,11 +92,8 @@ class Processes:
 
 
 def torchrun(device):
-    """The processes that torchrun started, or this one alone."""
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    if world > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Processes(int(os.environ.get("RANK", 0)), world, device)
+    """The processes that torchrun started, or this one alone; they do not yet know of each other."""
+    return Processes(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)), device)
 
 
 @contextmanager
