@@ -491,8 +491,8 @@ class Model(nn.Module):
         return logits, loss
 
     def regularisers(self, u, report):                           # -> a scalar
-        """The original's: a calm fluid, gates neither open nor shut, and a last u that does not bend
-        along the text. The first and the last set in over a tenth of the training."""
+        """The original's: a calm fluid, gates neither open nor shut, and a last u that does not
+        bend along the text. The first and the last set in over a tenth of the training."""
         c = self.config
         ramp = min(1.0, 10 * self.progress)
         tau, shut = report.unbind(-1)
