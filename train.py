@@ -307,8 +307,7 @@ def main():
         if getattr(train, a) and getattr(train, b):
             raise UserError(f"{a} and {b} contradict each other; give one")
     out = train.out or f"out/{train.model}"
-    first = int(os.environ.get("RANK", 0)) == 0
-    with lock(out) if first else nullcontext():
+    with lock(out) if os.environ.get("RANK", "0") == "0" else nullcontext():
         file = Path(out, "ckpt.pt")
         ckpt = None
         if file.exists() and not train.resume and not train.overwrite:
