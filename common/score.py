@@ -86,8 +86,8 @@ def counter_loss(data):
 
 @torch.inference_mode()
 def leak(model, tokens, cuts=8):
-    """(nats, t, s): the largest move of an earlier prediction, at token s, when the tokens from t on are replaced or cut
-    off; 0 for a causal model. On a copy in float64, where rounding is far below any leak that matters."""
+    """(nats, t, s): the largest move of an earlier prediction, at token s, when the tokens from t on are replaced or
+    cut off; 0 for a causal model. On a copy in float64, where rounding is far below any leak that matters."""
     V = model.config.vocab_size
     idx = torch.from_numpy(np.asarray(tokens).astype(np.int64))[None, :model.config.block_size]
     T = idx.shape[1]

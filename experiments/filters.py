@@ -94,7 +94,8 @@ def draw(curves, w, at, s):
     fig = Figure(figsize=(16, 11), layout="constrained")
     ax = fig.subplots(4, 4, height_ratios=(3, 2, 3, 2), sharex=True)
     titles = {"momentum": "momentum: the shear, a high shelf", "fluidlm, upwind": "fluidlm: upwind diffusion smooths",
-              "fluidlm, original": "fluidlm: the original's amplifies fast waves", "hydra": "hydra: one_sided amplifies fast waves",
+              "fluidlm, original": "fluidlm: the original's amplifies fast waves",
+              "hydra": "hydra: one_sided amplifies fast waves",
               "waves at first": f"wavefield, layer {s.layer}: at first",
               "waves trained": f"wavefield, layer {s.layer}: trained", "advection_glu": "advection_glu: token by token"}
     for i, (mixer, title) in enumerate(titles.items()):

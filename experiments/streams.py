@@ -1,5 +1,5 @@
 """
-Does a model stay good when it reads on and on? It is trained on windows of 128, and then reads streams of 16,384 tokens.
+Does a model stay good when it reads on and on? It is trained on windows of 128, then reads streams of 16,384 tokens.
 
 The loss of each token with so many tokens before it, minus the loss of the *same* token with 64 to 128 before it: so
 an easy passage does not look like a good position. Below zero, the longer past helps; above, the stream falls apart.
@@ -51,7 +51,8 @@ def short_past(model, data, window=WINDOW):                      # -> (N,) loss 
     return losses
 
 
-def position_table(model, data, ranges=RANGES, window=WINDOW):   # -> rows low, high, tokens, loss, reference, difference
+def position_table(model, data, ranges=RANGES, window=WINDOW):
+    """-> rows (low, high, tokens, loss, reference, difference), one for each range."""
     reference = short_past(model, data, window)
     short = ranges[-2][1]                                        # short pasts occur in more and shorter streams
     rows = []
@@ -131,7 +132,8 @@ def main():
     for name, _ in entrants:
         if name not in known:
             raise UserError(f"no '{name}'; there are {', '.join(known)}")
-    jobs = [(name, changes, s.minutes, seed, s.dataset, s.small) for seed in range(s.seeds) for name, changes in entrants]
+    jobs = [(name, changes, s.minutes, seed, s.dataset, s.small) for seed in range(s.seeds)
+            for name, changes in entrants]
     rows = collect(Path(s.out, "streams.csv"), COLUMNS, work, jobs, s.resume)
     print("", *table(rows), sep="\n")
     draw(rows, s)

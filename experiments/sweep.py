@@ -21,8 +21,8 @@ from common.settings import guard, settings, split
 from train import Train
 
 TRIED = {                       # most were tried at four layers, before three became the default
-    "wavefield": ["n_layer=3", "n_layer=4", "n_layer=4 stride=4", "n_layer=4 stride=4 init=original", "n_layer=4 init=original",
-                  "n_layer=4 n_head=16", "n_layer=6 n_embd=96", "n_layer=4 batch_size=8",
+    "wavefield": ["n_layer=3", "n_layer=4", "n_layer=4 stride=4", "n_layer=4 stride=4 init=original",
+                  "n_layer=4 init=original", "n_layer=4 n_head=16", "n_layer=6 n_embd=96", "n_layer=4 batch_size=8",
                   "n_layer=4 block_size=64 batch_size=32", "n_layer=4 lr=2e-2"],
     "advection_glu": ["n_layer=3", "n_layer=4", "n_layer=4 viscosity=token", "n_layer=4 pre_ln=false",
                       "n_layer=4 nu_rank=4", "n_layer=6 n_embd=96", "n_layer=4 batch_size=8",

@@ -1,7 +1,7 @@
 """
 How far is the wave field behind attention by characters, and at a large vocabulary? How much of it is reach?
 
-The original reports a perplexity 5% above a transformer's by characters and 87% above it with 8,000 byte pairs. Here the
+The original reports a perplexity 5% above a transformer's by characters and 87% above it with 8,000 byte pairs. The
 baseline (momentum, gamma = 0) and the wave field, with waves that reach 1 .. block_size tokens at first and with V3.5's
 own values, which forget within 5 tokens, are trained on the same batches of one text, cut both ways.
 

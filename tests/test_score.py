@@ -1,4 +1,4 @@
-"""The score of a model: every token once, as a stream and in windows; streams that stay good; cheats that are caught."""
+"""The score of a model: every token once, as a stream and in windows; streams that stay good; cheats caught."""
 import math
 import sys
 from contextlib import nullcontext

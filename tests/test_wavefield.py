@@ -192,7 +192,8 @@ def test_a_decayed_tail_is_exactly_zero():
         torch.set_flush_denormal(False)
 
 
-@pytest.mark.parametrize("sizes", [dict(block_size=1, n_layer=1, n_head=1, n_embd=4), dict(n_head=2, n_embd=8, stride=4)])
+@pytest.mark.parametrize("sizes", [
+    dict(block_size=1, n_layer=1, n_head=1, n_embd=4), dict(n_head=2, n_embd=8, stride=4)])
 @pytest.mark.filterwarnings("error")
 def test_portrait_of_any_size(sizes, tmp_path):
     model = W.Model(W.Config(vocab_size=7, **sizes))
