@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import awake, tokens
 
-from common.checkpoint import ROOT, load_model
+from common.checkpoint import COLUMNS, ROOT, load_model
 from common.settings import UserError
 
 TINY = {"induction": "steps=1 depth=1 gammas=0,1",
@@ -53,7 +53,20 @@ def table(folder, name):
 
 def test_every_experiment_is_here():
     scripts = {path.stem for path in ROOT.glob("experiments/*.py") if "def main" in path.read_text()}
-    assert scripts == set(TINY)
+    assert scripts == {*TINY, "compare"}
+
+
+def test_finished_runs_side_by_side(experiment, tmp_path, capsys):
+    """From the log.csv of each, names with a $ included; a folder without one is named."""
+    for name, losses in (("a", (3.0, 2.0)), ("b$x$", (3.0, 1.5))):
+        (tmp_path / name).mkdir()
+        rows = [f"{10 * i},{i},,{loss},{loss},0,0" for i, loss in enumerate(losses)]
+        (tmp_path / name / "log.csv").write_text("\n".join([",".join(COLUMNS), *rows, ""]))
+    experiment("compare", "runs=a,b$x$")
+    assert "b$x$: 1.5000 nats per token after 10 iterations" in capsys.readouterr().out
+    assert [row["val_loss"] for row in table(tmp_path, "compare")] == ["3", "2", "3", "1.5"]
+    with pytest.raises(UserError, match="nowhere holds no log.csv"):
+        experiment("compare", "runs=a,nowhere")
 
 
 @pytest.mark.filterwarnings("error")

@@ -158,7 +158,8 @@ def test_gamma_zero_is_the_plain_transformer_bit_for_bit(monkeypatch):
 def test_attention_weights(kind):
     """What the portrait draws is the softmax of the sheared q . k over the last block_size tokens."""
     torch.manual_seed(0)
-    config = M.Config(vocab_size=30, block_size=6, n_layer=2, n_embd=32, n_head=2, gamma=0.7, shear=kind)
+    config = M.Config(vocab_size=30, block_size=6, n_layer=2, n_embd=32, n_head=2, gamma=0.7, shear=kind,
+                      temperature=0.5)
     model = M.Model(config).double()
     for name, p in model.named_parameters():
         if not name.endswith("gamma"):
@@ -174,7 +175,7 @@ def test_attention_weights(kind):
         strength = np.full((2, 1), 0.7 if gamma is None else gamma)
         q, k = (M.shear_ref(y, strength) if name in kind else y
                 for name, y in (("q", M.rope_ref(M.rms_norm_ref(q))), ("k", M.rope_ref(M.rms_norm_ref(k)))))
-        score = np.exp(k[2:8, 1] @ q[7, 1] / 4)                  # token 7 sees the tokens 2 .. 7; head 1, D = 16
+        score = np.exp(k[2:8, 1] @ q[7, 1] / 4 / 0.5)            # token 7 sees the tokens 2 .. 7; head 1, D = 16
         assert np.allclose(weights[0, 1, 7, 2:8], score / score.sum()), gamma
     assert torch.equal(model(idx)[0], logits), "the model is as it was"
 
