@@ -107,13 +107,15 @@ def table(rows):
     final = [r for r in rows if r["final"]]
 
     def column(model, key, budget="seconds"):
-        return np.array([r[key] for r in final if (r["model"], r["budget"]) == (model, budget)])
+        return np.array([r[key] for r in final if (r["model"], r["budget"]) == (model, budget) and r[key] != ""])
 
     def spread(x):
+        if len(x) == 0:
+            return "not measured"
         return f"{x.mean():.3f}" + (f" ± {x.std(ddof=1):.3f}" if len(x) > 1 else "")
 
     names = list(dict.fromkeys(r["model"] for r in final))
-    for m in sorted(names, key=lambda m: column(m, "val_loss").mean()):
+    for m in sorted(names, key=lambda m: column(m, "cold").mean()):
         cells = [m, f"{column(m, 'parameters')[0]:,.0f}", f"{column(m, 'tokens').mean() / 1e6:.1f} M",
                  spread(column(m, "val_loss")), f"{column(m, 'bits_per_byte').mean():.3f}", spread(column(m, "cold"))]
         if m == "counter":
