@@ -587,7 +587,7 @@ def portrait(model, tokens, path):
 
     fig = Figure((12, 6), layout="constrained")
     ball, size, rank = fig.subplot_mosaic("AB;AC").values()
-    globe(ball, x, "Where tokens end (dark: first; small: behind)\nand the path of every 12th")
+    globe(ball, x, "Where tokens end, and the path of every 12th")
     step = z.diff(dim=0).norm(dim=-1) / z[:-1].norm(dim=-1)
     spread = effective_rank(n)
     rank.plot(spread, color="0.7")
@@ -596,8 +596,8 @@ def portrait(model, tokens, path):
         size.plot(after, step[i::4].mean(1), "o-", label=TERMS[i])
         rank.plot(after, spread[i + 1::4], "o")
     size.set(title="How far each term moves a token: |dz| / |z|")
-    fig.legend(loc="outside right center")
-    rank.set(title="Effective rank of all tokens: over how many directions they spread",
+    fig.legend(loc="outside lower center", ncols=4)
+    rank.set(title="Effective rank: over how many directions all tokens spread",
              xlabel="terms so far, four in each layer; a dot has the colour of the last one")
     fig.savefig(path)
 
