@@ -119,7 +119,7 @@ def table(rows):
         cells = [m, f"{column(m, 'parameters')[0]:,.0f}", f"{column(m, 'tokens').mean() / 1e6:.1f} M",
                  spread(column(m, "val_loss")), f"{column(m, 'bits_per_byte').mean():.3f}", spread(column(m, "cold"))]
         if m == "counter":
-            cells += ["", "", ""]
+            cells += ["-", "-", "-"]
         else:
             generated = np.median([*column(m, "generated_per_s"), *column(m, "generated_per_s", "tokens")])
             cells += [spread(column(m, "val_loss", "tokens")), f"{generated:,.0f}",

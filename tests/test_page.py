@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from browser import CHROMIUM, Browser
-from helpers import TINY
+from helpers import TINY, after
 
 import sample as G
 import train as T
@@ -229,7 +229,9 @@ def test_a_run_writes_its_page(inside, text_file, tmp_path, momentum, capsys):
 
 
 def test_a_run_that_is_stopped_leaves_its_page(inside, text_file, tmp_path, momentum, monkeypatch):
-    monkeypatch.setattr(T, "interrupts", lambda: nullcontext([2]))
+    caught = []
+    monkeypatch.setattr(T, "interrupts", lambda: nullcontext(caught))
+    monkeypatch.setattr(T, "clip_gradients", after(0, T.clip_gradients, lambda: caught.append(2)))
     inside(*TINY, f"dataset={text_file}", "max_iters=90")
     data = page_of(tmp_path / "out/momentum")
     assert not data["live"] and data["done"] == pytest.approx(1 / 90)
