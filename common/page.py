@@ -28,7 +28,7 @@ import torch
 
 from common.files import note, write_atomic
 from common.pictures import column
-from common.score import influence, verdict
+from common.score import evaluating, influence, verdict
 
 TEMPLATE = Path(__file__).with_name("page.html")
 DATA = re.compile(r'(?<=<script type="application/json" id="data">).*?(?=</script>)', re.S)
@@ -36,7 +36,7 @@ LIMIT = 2_000_000       # bytes of a page
 MOMENTS = 12            # evaluations on it, evenly spaced
 PASSAGE = 192           # tokens of the validation text; and those of any text that are traced
 LONGEST = 5000          # tokens of any text
-SHARES = {"portrait": 0.035, "influence": 0.04}         # of the training time that may be spent
+SHARES = {"portrait": 0.027, "influence": 0.01}         # of the training time that each may take
 
 
 # What a model says about a text.
@@ -48,11 +48,13 @@ def pack(array):
     return {"shape": np.shape(array), "data": base64.b64encode(halves).decode()}
 
 
-def quantity(name, array, unit, meaning):
-    array = np.asarray(torch.as_tensor(array).detach().float().cpu())
+def quantity(name, array, unit, meaning, T):
+    if isinstance(array, torch.Tensor):
+        array = array.detach().float().cpu()
+    array = np.asarray(array)
     shape = array.shape
-    if not (len(shape) in (1, 2) or len(shape) == 3 and shape[2] == 3):
-        raise ValueError(f"{name} has shape {shape} instead of (T,), (L, T) or (L, T, 3)")
+    if not (len(shape) in (1, 2) and shape[-1] == T or len(shape) == 3 and shape[1:] == (T, 3)):
+        raise ValueError(f"{name} has shape {shape}, not (T,), (L, T) or (L, T, 3) with T = {T}")
     return {"name": name, "unit": unit, "meaning": meaning, **pack(array)}
 
 
@@ -60,28 +62,30 @@ def quantity(name, array, unit, meaning):
 def read(model, idx):                                            # (T,) -> a look at the text
     """The loss of each token, the five likeliest of each prediction, and what the model traces."""
     block = model.config.block_size
-    model.eval()
+    T = len(idx)
     loss, entropy, likeliest, chance = [torch.full((1,), math.nan)], [], [], []
     state = {}
-    for start in range(0, len(idx), block):                      # as sample.py reads a prompt
-        logits = model(idx[None, start:start + block], state=state)[0][0]
-        log = torch.log_softmax(logits.float(), -1).cpu()
-        after = idx[start + 1:start + block + 1, None].cpu()
-        loss.append(-log[:len(after)].gather(1, after)[:, 0])
-        entropy.append(-(log.exp() * log).sum(-1))
-        top = log.topk(min(5, log.shape[1]))
-        likeliest += top.indices.tolist()
-        chance.append(top.values)
-    seen = [quantity("loss", torch.cat(loss), "nats",
-                     "-log of the probability that the model gave to this token: its surprise"),
-            quantity("entropy", torch.cat(entropy), "nats",
-                     "how open the prediction after this token is; 0 means certain")]
+    with evaluating(model):
+        for start in range(0, T, block):                         # as sample.py reads a prompt
+            logits = model(idx[None, start:start + block], state=state)[0][0]
+            log = torch.log_softmax(logits.float(), -1).cpu()
+            after = idx[start + 1:start + block + 1, None].cpu()
+            loss.append(-log[:len(after)].gather(1, after)[:, 0])
+            entropy.append(-(log.exp() * log).sum(-1))
+            top = log.topk(min(5, log.shape[1]))
+            likeliest += top.indices.tolist()
+            chance.append(top.values)
+    loss = torch.cat(loss)
+    seen = [quantity("loss", loss, "nats",
+                     "-log of the probability that the model gave to this token: its surprise", T),
+            quantity("entropy of the prediction", torch.cat(entropy), "nats",
+                     "how open it is what comes after this token; 0: the model is certain", T)]
     trace = getattr(sys.modules[type(model).__module__], "trace", None)
     if trace:
-        with note("trace"):
+        with note("trace"), evaluating(model):
             for name, (array, unit, meaning) in trace(model, idx[None, :PASSAGE]).items():
-                seen.append(quantity(name, array, unit, meaning))
-    mean = float(torch.cat(loss)[1:].mean()) if len(idx) > 1 else None
+                seen.append(quantity(name, array, unit, meaning, min(T, PASSAGE)))
+    mean = loss[1:].mean().item() if T > 1 else None
     return {"loss": mean, "seen": seen, "likeliest": likeliest, "chance": pack(torch.cat(chance))}
 
 
@@ -177,8 +181,7 @@ def write_run(model, data, tokenizer, train, progress, live, portrait=None, coun
 
     live: the run goes on; portrait: a picture that is drawn already; counter: nats per token that
     one gets by counting, to compare with."""
-    import matplotlib.figure  # noqa: F401
-    began = time.perf_counter()                                  # loss.png needs matplotlib, too
+    import matplotlib.figure  # noqa: F401                       # not counted: loss.png needs it
     path = Path(train.out, "index.html")
     text_name = Path(train.dataset).name
     done = progress.share(train)
@@ -186,21 +189,23 @@ def write_run(model, data, tokenizer, train, progress, live, portrait=None, coun
     ids = data.val[:PASSAGE].tolist()
     idx = torch.tensor(ids, device=next(model.parameters()).device)
     moments = []
-    cost = {"all": 0, "portrait": 1, "influence": 0.3}           # seconds, at first a guess
+    spent = {"portrait": 0, "influence": 0}                      # seconds, so far
+    latest = {"portrait": 1, "influence": 0.2}                   # the last time; at first a guess
     old = read_page(path)
     if progress.step and old.get("ids") == ids:                  # not the page of an earlier run
         moments = [moment for moment in old["moments"] if moment["step"] < progress.step]
-        cost = old["cost"]
+        spent, latest = old["spent"], old["latest"]
 
     def afford(part, function, *args):
         """Call it if there is time for it, and remember how long it took."""
-        so_far = cost["all"] + cost[part] + time.perf_counter() - began
-        if done < 1 and so_far > SHARES[part] * max(progress.seconds, planned / 3):
+        allowed = SHARES[part] * max(progress.seconds, planned / 3)
+        if done < 1 and spent[part] + latest[part] > allowed:
             return None
-        start = time.perf_counter()
+        began = time.perf_counter()
         with note(part):
             made = function(*args)
-            cost[part] = time.perf_counter() - start
+            latest[part] = time.perf_counter() - began
+            spent[part] += latest[part]
             return made
 
     losses = {row[0]: row[3] for row in progress.rows if row[3] != ""}
@@ -224,11 +229,11 @@ def write_run(model, data, tokenizer, train, progress, live, portrait=None, coun
         facts.append(["speed", f"{tokens / progress.seconds:,.0f} tokens/s"])
     settings = vars(model.config) | vars(train)
     left = progress.seconds * (1 / done - 1) if done else planned
-    cost["all"] += time.perf_counter() - began
     write_page(path, {
         "name": f"{train.model} on {text_name}", "facts": facts, "settings": settings,
         "bits": data.bits, "counter": counter,
-        "done": min(1, done), "left": left, "live": live, "written": time.time(), "cost": cost,
+        "done": min(1, done), "left": left, "live": live, "written": time.time(),
+        "spent": spent, "latest": latest,
         **curves(progress.rows), **spell(tokenizer, ids, moments), "moments": moments})
 
 
@@ -241,7 +246,8 @@ def write_text(path, model, tokenizer, name, ids):
     size = sum(len(tokenizer.token_bytes(i)) for i in ids[1:])
     facts = [*about_model(model, name), ["text", f"{len(ids):,} tokens"]]
     write_page(path, {
-        "name": f"{name} reads", "facts": facts, "settings": vars(model.config), "counter": None,
-        "bits": (len(ids) - 1) / max(1, size) / math.log(2), "done": 1, "left": 0, "live": False,
-        "written": time.time(), "training": [], "validation": [],
+        "name": f"{name} reads a text", "facts": facts, "settings": vars(model.config),
+        "bits": (len(ids) - 1) / max(1, size) / math.log(2), "counter": None,
+        "done": 1, "left": 0, "live": False, "written": time.time(),
+        "training": [], "validation": [],
         **spell(tokenizer, ids, [moment]), "moments": [moment]})

@@ -250,7 +250,7 @@ def test_a_readers_own_model(inside, text_file, tmp_path, momentum, monkeypatch,
     monkeypatch.setattr(momentum.Model, "forward", leaky)
     inside(*TINY, f"dataset={text_file}", "max_iters=2")
     moment = page_of(tmp_path / "out/momentum")["moments"][-1]
-    assert [q["name"] for q in moment["seen"]] == ["loss", "entropy"] and moment["portrait"] is None
+    assert [q["name"] for q in moment["seen"]] == ["loss", "entropy of the prediction"] and moment["portrait"] is None
     assert moment["influence"]["leak"] > 0 and moment["sample"]
     assert "warning: tokens see the future" in capsys.readouterr().err
 
@@ -261,7 +261,7 @@ def test_what_cannot_be_drawn_costs_a_note(inside, text_file, tmp_path, momentum
     monkeypatch.setattr(momentum, "trace", lambda model, idx: wrong, raising=False)
     inside(*TINY, f"dataset={text_file}", "max_iters=2")
     said = capsys.readouterr()
-    assert "note: no trace (ValueError: x has shape (2, 3, 4, 5) instead of (T,)" in said.err
+    assert "note: no trace (ValueError: x has shape (2, 3, 4, 5), not (T,)" in said.err
     assert "note: no physics.png; resume=true draws again (ZeroDivisionError" in said.err
     assert "the validation text as a stream" in said.out
     assert len(page_of(tmp_path / "out/momentum")["moments"]) == 3
@@ -389,8 +389,8 @@ def colours(browser):
 def test_colours_and_layers(browser, toy_page):
     browser.open(toy_page)
     options = browser.js("[...$('colour').options].map(o => o.value)")
-    assert options == ["loss", "entropy", "warmth", "charge </script>", "influence on the chosen token",
-                       "influence of the chosen token"]
+    assert options == ["loss", "entropy of the prediction", "warmth", "charge </script>",
+                       "influence on the chosen token", "influence of the chosen token"]
     seen = set()
     browser.js("choose(8)")
     for option in options:
@@ -455,7 +455,7 @@ def test_the_loss(browser, toy_page):
     browser.js("$('loss').focus()")
     browser.key("ArrowLeft")
     assert "validation, iteration 10: 3.5 nats" in readout()
-    assert "a table of counts: 2.5" in browser.js("$('loss').textContent")
+    assert "counting letters gets you here: 2.5" in browser.js("$('loss').textContent")
     assert browser.js("$('bits').textContent") == "4.328 bits per byte"
 
 
