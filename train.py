@@ -29,7 +29,7 @@ import torch
 
 from common.checkpoint import COLUMNS, ROOT, finite, fitting, load_checkpoint, load_model, save_checkpoint
 from common.files import lock, sha256, write_atomic, write_csv
-from common.machine import Processes, check_sizes, interrupts, pick_device, precision, torchrun
+from common.machine import Processes, check_sizes, interrupts, pick_device, precision, torchrun, tune_cpu
 from common.optimizer import clip_gradients, make_optimizers
 from common.page import write_run
 from common.pictures import draw, draw_loss
@@ -98,7 +98,7 @@ def fit(model, data, train, progress, optimizers=None, team=Processes(), clock=t
 
     It stops when something stands in `stop`. Only the steps count as seconds, whatever the caller
     does in between. FloatingPointError before a loss that is not finite reaches the weights."""
-    torch.set_flush_denormal(True)      # decayed waves and states become zero instead of slow
+    tune_cpu()
     device = next(model.parameters()).device
     autocast, _ = precision(device, train.dtype)
     if optimizers is None:

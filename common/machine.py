@@ -1,4 +1,5 @@
 """What the machine gives: devices and their memory, processes of one run, interruptions."""
+import ctypes
 import math
 import os
 import signal
@@ -24,6 +25,21 @@ def pick_device(name):
     except Exception:                                   # torch has many words for it
         raise UserError(f"device={name} is not there or cannot be used; device=cpu always works") from None
     return device
+
+
+def tune_cpu():
+    """Two things that a training step on a CPU should not wait for -> could memory be told?
+
+    Numbers that decay to denormals become zero, instead of slow. And glibc keeps what is freed for the next step: by
+    itself it hands large blocks back to the system and takes them anew at once, page by page."""
+    torch.set_flush_denormal(True)
+    trim_threshold = -1                                 # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    mmap_threshold = -3
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):        # no glibc: macOS, musl, Windows
+        return False
+    return bool(mallopt(mmap_threshold, 2**30) and mallopt(trim_threshold, 2**31 - 1))
 
 
 def precision(device, dtype):

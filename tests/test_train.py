@@ -1,8 +1,10 @@
 """train.py and sample.py: settings, the loop by itself, losses that repeat, two processes, sampling."""
 import csv
 import math
+import platform
 import re
 import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -279,3 +281,26 @@ guard(train.main)
     assert len(one) == 20 and abs(one - two).max() < 1e-4
     assert (tmp_path / "rank0/two/physics.png").exists() and not list((tmp_path / "rank1").rglob("*"))
     assert done.stdout.count("20 iterations in") == 1
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told what to do with freed memory")
+def test_freed_memory_is_kept_for_the_next_step():
+    """A tensor of 40 MB, made and dropped again and again: its pages are new once, not each time."""
+    code = """if True:
+        import resource, torch
+        from common.machine import tune_cpu
+        told = TOLD and tune_cpu()
+        faults = []
+        for _ in range(5):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            kept = torch.ones(10 * 2**20)
+            del kept
+            faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        print(told, faults[-1])
+    """
+    said = []
+    for told in ("False", "True"):
+        done = subprocess.run([sys.executable, "-c", code.replace("TOLD", told)], cwd=ROOT, capture_output=True, text=True)
+        said.append(done.stdout.split())
+    assert said[1][0] == "True" and int(said[1][1]) < 100, said
+    assert int(said[0][1]) > 1000, said                          # so the check can fail
