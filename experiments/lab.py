@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
@@ -22,7 +23,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import files
-from common.checkpoint import ROOT, load_model
+from common.checkpoint import ROOT, load_model, save_checkpoint
 from common.optimizer import make_optimizers
 from common.pictures import draw
 from common.score import evaluate, stream_loss
@@ -113,6 +114,13 @@ def entrant(name):
     return importlib.import_module("lstm") if name == "lstm" else load_model(name)
 
 
+def untrained(name, data, changes, small):
+    """A model for this data, with these changes of its Config."""
+    module = entrant(name)
+    sizes = dict(n_layer=1, n_embd=16, block_size=16) if small else {}
+    return module.Model(module.Config(**{"vocab_size": data.meta["vocab_size"]} | sizes | changes))
+
+
 def short_run(name, dataset, changes={}, small=False, alter=lambda model: None, evaluations=10, **settings):
     """Train a model -> model, data, progress. Rows are (iter, seconds, train_loss, val_loss, bits_per_byte); the last
     one has the loss of the whole validation text as a stream, those before it that of train.py's evaluations.
@@ -121,10 +129,9 @@ def short_run(name, dataset, changes={}, small=False, alter=lambda model: None, 
     alter(model) comes before training; small: to try a script out."""
     data = get_data(dataset)
     module = entrant(name)
-    sizes = dict(n_layer=1, n_embd=16, block_size=16) if small else {}
     train = Train(model=name, dataset=dataset, device="cpu", **getattr(module, "RECIPE", {}) | settings)
     torch.manual_seed(train.seed)
-    model = module.Model(module.Config(**{"vocab_size": data.meta["vocab_size"]} | sizes | changes))
+    model = untrained(name, data, changes, small)
     alter(model)
     optimizers = module.make_optimizers(model, train) if name == "lstm" else make_optimizers(model, train)
     progress = Progress()
@@ -148,6 +155,23 @@ def short_run(name, dataset, changes={}, small=False, alter=lambda model: None, 
         raise UserError(f"{name} diverged: {e}; lower lr") from None
     record("", stream_loss(model, data.val))
     return model.eval(), data, progress
+
+
+def trained(name, dataset, changes={}, small=False, **settings):
+    """As short_run; but what was trained once is kept in out/trained, for race, streams and others look at the same
+    models. A changed model file, loop, optimizer or text is trained anew."""
+    data = get_data(dataset)
+    code = [Path(entrant(name).__file__), ROOT / "train.py", ROOT / "common" / "optimizer.py", Path(__file__)]
+    made_from = [name, sorted(changes.items()), small, sorted(settings.items()),
+                 *[path.read_text() for path in code], files.sha256(data.train), files.sha256(data.val)]
+    file = Path("out/trained", f"{name}-{files.sha256(repr(made_from).encode())[:16]}.pt")
+    if not file.exists():
+        model, _, progress = short_run(name, dataset, changes, small, **settings)
+        save_checkpoint(file, dict(model=model.state_dict(), progress=asdict(progress)))
+    kept = torch.load(file, weights_only=True)
+    model = untrained(name, data, changes, small)
+    model.load_state_dict(kept["model"])
+    return model.eval(), data, Progress(**kept["progress"])
 
 
 def save_picture(fig, out, name):

@@ -20,7 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lab import COLOUR, NAMES, chosen, collect, entrant, get_data, read_settings, save_picture, short_run
+from lab import COLOUR, NAMES, chosen, collect, entrant, get_data, read_settings, save_picture, trained
 
 from common.checkpoint import models, tensor_bytes
 from common.counter import Counter
@@ -82,20 +82,20 @@ def work(model, budget, limit, seed, dataset, small):
         return count(dataset)
     name, changes = ("momentum", BASELINE) if model == "baseline" else (model, {})
     length = dict(minutes=limit) if budget == "seconds" else dict(max_iters=int(limit))
-    trained, data, progress = short_run(name, dataset, changes, small, seed=seed, **length)
+    net, data, progress = trained(name, dataset, changes, small, seed=seed, **length)
     recipe = getattr(entrant(name), "RECIPE", {})
-    batch = recipe.get("batch_size", Train.batch_size) * trained.config.block_size
+    batch = recipe.get("batch_size", Train.batch_size) * net.config.block_size
     idx = torch.from_numpy(data.val[:1000].astype(np.int64))[None]
     with torch.inference_mode():
-        speed, size = generation(trained, idx)
+        speed, size = generation(net, idx)
     points = []
     for step, seconds, _, loss, bits in progress.rows:
         if loss != "":
             points.append([step, step * batch, seconds, loss, bits, 0, "", "", "", "", "", ""])
-    parameters = sum(p.numel() for p in trained.parameters() if p.requires_grad)
-    cold = cold_loss(trained, data.val, Train.batch_size)
+    parameters = sum(p.numel() for p in net.parameters() if p.requires_grad)
+    cold = cold_loss(net, data.val, Train.batch_size)
     tokens_per_s = progress.step * batch / progress.seconds
-    leaked = leak(trained, data.val[:trained.config.block_size])[0]
+    leaked = leak(net, data.val[:net.config.block_size])[0]
     points[-1][5:] = 1, cold, parameters, tokens_per_s, speed, size, leaked
     return points
 

@@ -15,7 +15,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lab import COLOUR, NAMES, collect, entrant, get_data, read_settings, save_picture, short_run
+from lab import COLOUR, NAMES, collect, entrant, get_data, read_settings, save_picture, trained
 
 from common.checkpoint import models
 from common.score import token_losses
@@ -80,8 +80,8 @@ def work(name, changes, minutes, seed, dataset, small):
         model, words = "momentum", words | {"gamma": "0"}
     config = settings([f"{key}={text}" for key, text in words.items()], entrant(model).Config)
     values = {key: getattr(config, key) for key in words}
-    trained, data, _ = short_run(model, dataset, values, small, seed=seed, minutes=minutes, evaluations=1)
-    return position_table(trained, data.val)
+    net, data, _ = trained(model, dataset, values, small, seed=seed, minutes=minutes)
+    return position_table(net, data.val)
 
 
 def table(rows):
