@@ -12,7 +12,7 @@ terms of the Navier-Stokes equation, one after the other. With n = z / rms(z):
     code      symbol      meaning                                           shape
     z         z           latent; n lies on a sphere of radius sqrt(C)      (B, T, C)
     w, mass   w_ts, m_s   attention weights; what key s has received        2 x (B, H, T, S)
-    free      Omega       lower half of the skew matrix, row by row         (C(C-1)/2,)
+    skew      W           Omega = W - W^T turns z and does no work on it        (C, C)
     kappa     kappa       speed of the rotation, learned                    ()
     nu        nu_l        nu (1 - l/(L-1)), l = 0 .. L-1: falls to 0        a number
     fc, out   W1, b1, W2  M = P g with g = W2 silu(W1 n + b1)               (R, C), (R,), (C, R)
@@ -188,21 +188,17 @@ def causal_sinkhorn(q, k, v, window, iters, state=None):
     return torch.einsum("bhts,bshd->bthd", w.to(v.dtype), v)
 
 
-def skew_ref(free, C):                                           # (C(C-1)/2,) -> (C, C)
-    """Omega_ij = -Omega_ji = free[i(i-1)/2 + j] for j < i."""
-    omega = np.zeros((C, C))
-    for i in range(C):
-        for j in range(i):
-            omega[i, j] = free[i * (i - 1) // 2 + j]
-            omega[j, i] = -omega[i, j]
+def skew_ref(W):                                                 # (C, C) -> (C, C)
+    """Omega_ij = W_ij - W_ji, so that Omega_ji = -Omega_ij."""
+    omega = np.empty_like(W)
+    for i in range(len(W)):
+        for j in range(len(W)):
+            omega[i, j] = W[i, j] - W[j, i]
     return omega
 
 
-def skew(free, C):                                               # (C(C-1)/2,) -> (C, C)
-    """The lower half, filled row by row, minus its transpose."""
-    below = free.new_ones(C, C).tril(-1).bool()
-    lower = free.new_zeros(C, C).masked_scatter(below, free)
-    return lower - lower.T
+def skew(W):                                                     # (C, C) -> (C, C)
+    return W - W.T
 
 
 def rotate_ref(z, omega, kappa, how):                            # (T, C), (C, C) -> (T, C)
@@ -318,7 +314,7 @@ class Layer(nn.Module):
         self.qkv = nn.Linear(C, 3 * C, bias=False)
         self.proj = nn.Linear(C, C, bias=False)
         if config.kappa:
-            self.free = nn.Parameter(torch.zeros(C * (C - 1) // 2))
+            self.skew = nn.Linear(C, C, bias=False)
             self.kappa = nn.Parameter(torch.tensor(float(config.kappa)))
         if config.zeus:
             self.fc = nn.Linear(C, config.n_field)
@@ -344,7 +340,7 @@ class Layer(nn.Module):
         """z <- z + kappa z Omega"""
         if not self.config.kappa:
             return z
-        omega = skew(self.free, z.shape[-1])
+        omega = skew(self.skew.weight)
         return rotate(z, omega, self.kappa, self.config.rotation)
 
     def viscosity(self, z, state):
@@ -372,8 +368,8 @@ class Model(nn.Module):
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)    # also the head: tied
         self.layers = nn.ModuleList(Layer(config, l) for l in range(config.n_layer))
         for name, p in self.named_parameters():
-            if name.endswith(("bias", "proj.weight")):
-                nn.init.zeros_(p)                                # no pressure at the start
+            if name.endswith(("bias", "proj.weight", "skew.weight")):
+                nn.init.zeros_(p)                                # no pressure, no rotation at first
             elif name.endswith("weight"):
                 nn.init.normal_(p, std=0.5 / math.sqrt(p.shape[1]))
         nn.init.normal_(self.wte.weight, std=0.01)
@@ -426,7 +422,7 @@ def forward_ref(params, idx, config):
             y = causal_sinkhorn_ref(q, k, v, c.block_size, iters)
             z = z + y.reshape(z.shape) @ p["proj.weight"].T
             if c.kappa:
-                omega = skew_ref(p["free"], c.n_embd)
+                omega = skew_ref(p["skew.weight"])
                 z = rotate_ref(z, omega, p["kappa"], c.rotation)
             z = viscosity_ref(z, c.nu_at(l), c.laplacian)
             if c.zeus:
@@ -467,7 +463,7 @@ def check_whole(name, **options):                                # -> two result
 @torch.no_grad()
 def check_terms(layer, z):                                       # (N, C), |z| = 1 -> five results
     """What the terms do and what they keep, on trained weights."""
-    omega = skew(layer.free, z.shape[1])
+    omega = skew(layer.skew.weight)
     step = layer.kappa * (z @ omega).norm(dim=-1)
     euler = rotate(z, omega, layer.kappa, "euler").norm(dim=-1)
     cayley = rotate(z, omega, layer.kappa, "cayley").norm(dim=-1)
@@ -641,6 +637,9 @@ def portrait(model, tokens, path):
 #
 # RoPE replaces learned positions, so that a stream can be longer than the block.
 # Norms are RMSNorm and carry no gain.
+#
+# Omega is stored as a whole matrix W, of which only C (C-1)/2 combinations act: Muon moves matrices.
+# The lower half as a list of numbers, under AdamW, learns more slowly.
 
 
 if __name__ == "__main__":

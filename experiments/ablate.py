@@ -87,7 +87,7 @@ TERMS = {
         "oscillation": lambda m: (freeze(m, "omega", 0.0), freeze(m, "phi", 0.0))},                  # decay only
     "hydra": {
         "pressure": lambda m: freeze(m, "proj.weight", 0.0),
-        "rotation": lambda m: freeze(m, "free", 0.0),
+        "rotation": lambda m: freeze(m, "skew.weight", 0.0),
         "viscosity": without_viscosity},
     "momentum": {
         "shear": lambda m: freeze(m, "gamma", 0.0),
