@@ -48,6 +48,7 @@ class Config:
     pre_ln: bool = True                       # normalise z before adv; False: adv itself (legacy)
     viscosity: Literal["channel", "token"] = "channel"  # one nu per hidden channel, or per token
     nu_rank: int = 16                         # rank of W_nu; 0 is full rank
+    field: Literal["product", "slope"] = "product"      # slope: W_g reads z_t - z_{t-1}, advection
     slow: Literal["block", "token", "off"] = "block"    # the slow RoPE: at most 1 radian per ...
 
     def __post_init__(self):
@@ -88,6 +89,21 @@ def advection_ref(u, g, s, alpha):                               # 2 x (T, M), (
 
 def advection(u, g, s, alpha):
     return -alpha * F.softplus(s) * u * g
+
+
+def slope_ref(x, last=None):                                     # (T, M) -> (T, M)
+    """x_t - x_{t-1}, the upwind derivative along the text; x_{-1} is `last`, or x_0 at its start."""
+    y = np.empty_like(x)
+    prev = x[0] if last is None else last
+    for t in range(len(x)):
+        y[t] = x[t] - prev
+        prev = x[t]
+    return y
+
+
+def slope(x, last=None):                                         # (B, T, M) -> (B, T, M)
+    before = x[:, :1] if last is None else last
+    return x - torch.cat((before, x[:, :-1]), 1)
 
 
 def rope_ref(x, base=10000.0):                                   # (T, H, D) -> (T, H, D)
@@ -212,7 +228,7 @@ class AdvectionGLU(nn.Module):
         C = config.n_embd
         M = config.hidden()
         R = config.nu_rank
-        self.pre_ln = config.pre_ln
+        self.config = config
         self.ug = nn.Linear(C, 2 * M, bias=False)
         self.nu_down = nn.Linear(C, R, bias=False) if R else nn.Identity()
         width = M if config.viscosity == "channel" else 1        # how many nu a token has
@@ -221,19 +237,24 @@ class AdvectionGLU(nn.Module):
         self.alpha_adv = nn.Parameter(torch.ones(()))
         self.alpha_mlp = nn.Parameter(torch.ones(()))
 
-    def adv(self, z, slow):                                      # (B, T, C) -> (B, T, M)
+    def adv(self, z, slow, state=None):                          # (B, T, C) -> (B, T, M)
         """Steps 1 to 3 of the original: rotate z slowly, multiply its two maps, scale by nu."""
         z_glu = slow_rope(z, slow)
         u, g = self.ug(z_glu).chunk(2, -1)                       # (B, T, M)
+        if self.config.field == "slope":                         # W_g is linear: the slope of W_g z
+            last = None if state is None else state.get("g")
+            if state is not None:
+                state["g"] = g[:, -1:].clone()
+            g = slope(g, last)
         s = self.nu_up(self.nu_down(z))                          # (B, T, M), or (B, T, 1)
         return advection(u, g, s, self.alpha_adv)
 
-    def forward(self, z, slow):                                  # (B, T, C) -> (B, T, C)
+    def forward(self, z, slow, state=None):                      # (B, T, C) -> (B, T, C)
         """Step 4, the way back to the latent, with a norm on one side of adv or on the other."""
-        if self.pre_ln:
-            adv = self.adv(rms_norm(z), slow)
+        if self.config.pre_ln:
+            adv = self.adv(rms_norm(z), slow, state)
         else:
-            adv = rms_norm(self.adv(z, slow))
+            adv = rms_norm(self.adv(z, slow, state))
         return self.alpha_mlp * self.proj(adv)
 
 
@@ -248,7 +269,7 @@ class Block(nn.Module):
 
     def forward(self, z, turn, slow, state=None):                # (B, T, C) -> (B, T, C)
         z = z + self.drop(self.attn(rms_norm(z), turn, state))
-        return z + self.drop(self.ffn(z, slow))
+        return z + self.drop(self.ffn(z, slow, state))
 
 
 class Model(nn.Module):
@@ -328,6 +349,8 @@ def forward_ref(params, idx, config):                            # dict, (B, T) 
             h = rms_norm_ref(z) if config.pre_ln else z
             z_glu = slow_rope_ref(h, config.block_size, config.slow)
             u, g = np.split(linear(ffn + "ug", z_glu), 2, 1)     # (T, M)
+            if config.field == "slope":
+                g = slope_ref(g)
             low = linear(ffn + "nu_down", h) if config.nu_rank else h
             s = linear(ffn + "nu_up", low) + params[ffn + "nu_up.bias"]
             adv = advection_ref(u, g, s, params[ffn + "alpha_adv"])
@@ -424,9 +447,9 @@ def flow(model, idx):                                            # (T,) -> (4, L
         y = block.attn(rms_norm(z), turn)                        # the two lines of Block
         z = z + y
         f = ffn(z, slow)
-        s = ffn.nu_up(ffn.nu_down(rms_norm(z) if ffn.pre_ln else z))
+        s = ffn.nu_up(ffn.nu_down(rms_norm(z) if ffn.config.pre_ln else z))
         nu = F.softplus(s)[0].clamp(1e-9).log2()                 # (T, M), or (T, 1)
-        if not ffn.pre_ln:
+        if not ffn.config.pre_ln:
             nu = nu - nu.mean(-1, keepdim=True)                  # what the channels share is gauge
         nu = nu[:, nu.var(0, correction=0).argmax()]
         cosine = F.cosine_similarity(f, z, -1)[0]
@@ -490,6 +513,11 @@ def portrait(model, tokens, path, text=""):
 #
 # There is no activation function: each channel of (W_u z) * (W_g z) is a quadratic form of z, which
 # nu scales. A larger nu means more of it, not more friction, and its sign could as well be W_c's.
+#
+# field="slope" is advection: W_g reads the upwind slope z_t - z_{t-1}, and u grad z carries what u
+# meets along the text. A physicist would call the original's product of two maps of one token a
+# source, and the slope a transport without a conservation law: nothing keeps the carried amount.
+# The slope is ahead early in training and behind later, so the product stays the default.
 #
 # W_nu has a low rank, and learns no worse than at full rank, where it is a quarter of the branch.
 # norm is RMSNorm without gain: the gauge is that of the original's LayerNorm.

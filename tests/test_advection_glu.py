@@ -177,3 +177,12 @@ def test_what_is_drawn_is_what_the_model_does():
     assert nu.shape == cosine.shape == transport.shape == attention.shape == (2, 16)
     assert np.allclose(transport, torch.stack(seen).norm(dim=-1), rtol=1e-5)
     assert abs(cosine).max() <= 1 + 1e-6
+
+
+def test_slope_two_ways():
+    """The upwind derivative: 0 at the start of a text, and a stream goes on from the last token."""
+    x = torch.randn(2, 9, 5, dtype=torch.float64)
+    whole = A.slope(x)
+    assert np.array_equal(whole[0].numpy(), A.slope_ref(x[0].numpy()))
+    assert torch.equal(whole[:, 1:], x.diff(dim=1)) and whole[:, 0].abs().max() == 0
+    assert torch.equal(A.slope(x[:, 4:], x[:, 3:4]), whole[:, 4:])
