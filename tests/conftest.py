@@ -3,7 +3,6 @@ import random
 import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -26,28 +25,15 @@ def text_file(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="session", autouse=True)
-def self_checks(request, tmp_path_factory):
-    """{model: (folder, future)}: each wanted `python <model>.py`, one by one on the second core meanwhile."""
-    def check(name, folder):
-        return subprocess.run([sys.executable, ROOT / f"{name}.py"], cwd=folder, env=ONE_THREAD,
-                              capture_output=True, text=True, timeout=180)
-    items = [item for item in request.session.items if item.originalname == "test_self_check"]
-    wanted = [item.callspec.params["name"] for item in items]
-    with ThreadPoolExecutor(1) as pool:
-        folders = {name: tmp_path_factory.mktemp(name) for name in wanted}
-        yield {name: (folder, pool.submit(check, name, folder)) for name, folder in folders.items()}
-
-
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: "quiet" in item.fixturenames)      # tests that measure time come last
+    """The longest first, so that two processes (-n 2) end together; last those that measure time."""
+    slow = ("test_self_check", "test_commands", "test_thirty_kills")
+    items.sort(key=lambda item: ("quiet" in item.fixturenames, item.originalname not in slow))
 
 
 @pytest.fixture
-def quiet(self_checks):
-    """For tests that measure time: wait until nothing else of ours runs."""
-    for _, run in self_checks.values():
-        run.result()
+def quiet():
+    """For tests that measure time: they come last."""
 
 
 @pytest.fixture
@@ -56,7 +42,7 @@ def cli(tmp_path):
     def run(script, *args, expect=0, **options):
         command = [sys.executable, ROOT / script, *map(str, args)]
         done = subprocess.run(command, cwd=tmp_path, env=ONE_THREAD, stdin=subprocess.DEVNULL,
-                              capture_output=True, text=True, timeout=120, **options)
+                              capture_output=True, text=True, timeout=180, **options)
         assert "Traceback" not in done.stderr, done.stderr
         assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         if expect == 2:

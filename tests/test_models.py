@@ -12,7 +12,7 @@ What to run when you changed ... (seconds of one core):
     the page of a run   60      python -m pytest -q tests/test_page.py
     data                25      python -m pytest -q -k "data or bpe"
     an experiment       10      python -m pytest -q tests/test_experiments.py -k race
-    anything            600     python -m pytest -q
+    anything            500     python -m pytest -q -n 2
 """
 import ast
 import inspect
@@ -298,10 +298,8 @@ def test_model_files_stand_alone(name):
 
 
 @each_model
-def test_self_check(name, self_checks):
+def test_self_check(name, cli, tmp_path):
     """`python <model>.py` proves the file and draws it."""
-    folder, run = self_checks[name]
-    done = run.result()
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = cli(f"{name}.py")
     assert "FAIL" not in done.stdout and done.stdout.count("ok ") >= 5
-    assert (folder / f"out/{name}.png").stat().st_size > 20_000
+    assert (tmp_path / f"out/{name}.png").stat().st_size > 20_000
