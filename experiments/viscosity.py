@@ -23,6 +23,7 @@ from common.checkpoint import load_model
 from common.settings import guard
 
 COLUMNS = "schedule laplacian nu iters seed dataset small val_loss bits_per_byte".split()
+LAYERS = 4                      # of the flow without a force, preset=hydra
 
 
 @dataclass
@@ -47,7 +48,7 @@ def variants(nu):                                                # schedule, lap
 
 def work(schedule, laplacian, nu, iters, seed, dataset, small):
     changes = dict(laplacian=laplacian, nu=nu) | ({} if schedule == "none" else {"schedule": schedule})
-    changes |= dict(n_layer=3) if small else {}                  # one layer has no schedule
+    changes |= dict(zeus=False, n_layer=3 if small else LAYERS)  # one layer has no schedule
     _, _, progress = short_run("hydra", dataset, changes, small, max_iters=iters, seed=seed, evaluations=1)
     return [progress.rows[-1][3:5]]
 
@@ -62,7 +63,7 @@ def draw(rows, s):
         loss = [r["val_loss"] for r in rows if (r["schedule"], r["laplacian"]) == (schedule, laplacian)
                 and abs(r["nu"] - nu) < 1e-6]
         print(f"{schedule:<10} {laplacian:<9} {nu:5.2f}   {np.mean(loss):.4f}   ", *(f"{v:.4f}" for v in loss))
-        config = hydra.Config(nu=nu, schedule="falling" if schedule == "none" else schedule)
+        config = hydra.Config(n_layer=LAYERS, nu=nu, schedule="falling" if schedule == "none" else schedule)
         if laplacian == "upwind":
             left.plot([config.nu_at(l) for l in range(config.n_layer)], "o-", color=COLOURS[y],
                       label=f"{schedule}, {nu:.2g}")

@@ -304,7 +304,7 @@ def test_viscosity_changes_the_logits():
 @torch.no_grad()
 def test_all_off_is_a_transformer_without_mlp():
     """The logits of momentum.py without shear and MLP, with the same weights."""
-    model = awake(nu=0.0, kappa=0.0)
+    model = awake(nu=0.0, kappa=0.0, zeus=False)
     P = load_model("momentum")
     plain = P.Model(P.Config(**{k: v for k, v in SMALL.items() if k != "n_field"}, gamma=0.0, mlp=False)).double()
     weights = {k.replace("layers", "blocks").replace("qkv", "attn.qkv").replace("proj", "attn.proj"): v
@@ -367,7 +367,7 @@ def test_trajectory_ends_where_the_model_ends():
     assert z.shape == (13, 15, 16)
     assert relative(F.linear(Y.rms_norm(z[-1]), model.wte.weight), model(idx)[0][0]) < 1e-12
     assert not torch.equal(z[4], z[3]), "zeus: the fourth term moves z"
-    z = Y.trajectory(awake(), idx)
+    z = Y.trajectory(awake(zeus=False), idx)
     assert torch.equal(z[4], z[3]), "without it, no fourth term"
 
 
@@ -384,7 +384,7 @@ def test_less_than_half_of_the_parameters():
     """At the same width and depth."""
     P = load_model("momentum")
     count = lambda model: sum(p.numel() for p in model.parameters() if p.requires_grad)
-    ours = count(Y.Model(Y.Config(vocab_size=65, n_layer=4)))
+    ours = count(Y.Model(Y.Config(vocab_size=65, n_layer=4, zeus=False)))
     baseline = count(P.Model(P.Config(vocab_size=65, n_layer=4, gamma=0.0)))
     assert ours < baseline / 2, f"{ours:,} against {baseline:,}"
 
