@@ -8,7 +8,7 @@ and are remembered, as a reaction-diffusion equation says. No attention, and no 
     diffusion(u)_t = sum_d D_d (u_{t-d} - u_t)           flow from the tokens d = 1, 4, 16 before
     memory(u)_t    = what a selective state space (Mamba) keeps of tokens 0 .. t; in a box below
     reaction(u)    = W_down (silu(W_gate u) * W_up u)    each token for itself
-    pump           = a h,   h <- sigmoid(theta) h + g tanh(mean of reaction(u) so far)
+    pump           = a h,   h <- sigmoid(theta) h + g tanh(mean of the last 32 reaction(u))
     local mean     = b W_local (mean of the last 8 u)
 
     code         symbol  meaning                                                          shape
@@ -82,6 +82,7 @@ PRESETS = {"original": dict(
     position=1.0,
     epsilon=0.05)}
 DILATIONS = (1, 4, 16)                        # distances of diffusion, in tokens
+RECENT = 32                                   # tokens in the means of the pump
 
 
 # Kernels: the reference in NumPy, and the same in torch right below.
@@ -177,31 +178,28 @@ def local_mean(past, window, T):                                 # (B, reach + T
     return F.avg_pool1d(recent, window, stride=1).transpose(1, 2)
 
 
-def running_mean(x, count, state, key):                          # (B, T, C), (T, 1) -> (B, T, C)
-    """Mean of the `count` tokens up to each: m_t = m_0 + sum (x_t - m_0) / count, where m_0 is the
-    mean before this chunk. A sum of all tokens would grow for ever, and lose digits."""
-    before = state.get(key, 0)
-    mean = before + (x - before).cumsum(1) / count
-    state[key] = mean[:, -1:].clone()
-    return mean
+def recent_mean(x, count, state, key):                           # (B, T, C), (T, 1) -> (B, T, C)
+    """Mean of the last RECENT tokens up to each; of the `count` that there are, near the start."""
+    past = history(x, RECENT - 1, state, key)
+    return local_mean(past, RECENT, x.shape[1]) * RECENT / count.clamp(max=RECENT)
 
 
 def pump_ref(R, u, h, W_x, W_h, theta, causal=True):             # 3 x (T, C) -> h (T, C)
     """h <- sigmoid(theta) h + g tanh(mean R),  g = sigmoid(W_x RMSNorm(mean u) + W_h RMSNorm(h)),
-    where R is reaction(u). The means are over the tokens 0 .. t; the original's (causal=False) are
-    over all tokens of the text, also those that come later."""
+    where R is reaction(u). The means are over the last RECENT tokens up to t. The original's
+    (causal=False) are those of the last token, for all: they see what comes later."""
     new = np.empty_like(h)
     for t in range(len(u)):
-        seen = t + 1 if causal else len(u)
-        u_mean = u[:seen].mean(0)
-        g = sigmoid_ref(W_x @ rms_norm_ref(u_mean) + W_h @ rms_norm_ref(h[t]))
-        new[t] = sigmoid_ref(theta) * h[t] + g * np.tanh(R[:seen].mean(0))
+        last = t if causal else len(u) - 1
+        recent = slice(max(0, last - RECENT + 1), last + 1)
+        g = sigmoid_ref(W_x @ rms_norm_ref(u[recent].mean(0)) + W_h @ rms_norm_ref(h[t]))
+        new[t] = sigmoid_ref(theta) * h[t] + g * np.tanh(R[recent].mean(0))
     return new
 
 
 def pump(R, u, h, W_x, W_h, theta, count, state, causal=True):   # 3 x (B, T, C) -> h, g (B, T, C)
-    R_mean = running_mean(R, count, state, "mean_R")
-    u_mean = running_mean(u, count, state, "mean_u")
+    R_mean = recent_mean(R, count, state, "pump_R")
+    u_mean = recent_mean(u, count, state, "pump_u")
     if not causal:                                               # the last mean, for every token
         R_mean = R_mean[:, -1:]
         u_mean = u_mean[:, -1:]
@@ -386,7 +384,7 @@ class Block(nn.Module):
             if live is not None and not live.any():
                 if state is None:
                     break
-                self.remember(u, R, count, own)
+                self.remember(u, R, own)
                 continue
             # R and the reservoir come first: the equation needs what they are now.
             R = hold(live, self.reaction(u), R)
@@ -406,11 +404,11 @@ class Block(nn.Module):
                     live = calm < c.patience
         return u, h, report
 
-    def remember(self, u, R, count, state):
+    def remember(self, u, R, state):
         """All tokens have halted: compute only what later tokens of the stream will read."""
         history(u, self.reach, state, "u")
-        running_mean(u, count, state, "mean_u")
-        running_mean(R, count, state, "mean_R")
+        history(u, RECENT - 1, state, "pump_u")
+        history(R, RECENT - 1, state, "pump_R")
         self.memory.scan(u, state)
 
 
@@ -739,10 +737,10 @@ class ScanChunk(torch.autograd.Function):
 
 # What we changed from the original, and why.
 #
-# The pump. The original averages over the text and adds the result to every token: in training each
-# token sees the future. (Its formula averages all tokens, the code of V4.5.0 the last 32.) Ours
-# reads the same formula at every token; given u and h, the two agree at the last one.
-# pump="broadcast" keeps the leak, for study.
+# The pump. The original's code averages the last 32 tokens of the text (its formula, all of them)
+# and adds the result to every token: in training each token sees the future. Ours averages the last
+# 32 up to each token; given u and h, the two agree at the last one. A mean of everything so far
+# learns no better, and turns into a constant in a long stream. pump="broadcast" keeps the leak.
 # The local mean. The original's window grows with the text, another leak. Ours is a constant.
 # Halting. The original stops when the text as a whole is calm, so that late tokens decide how long
 # early ones compute. Here each token halts by itself.

@@ -271,7 +271,7 @@ def test_broadcast_pump_leaks():
 
 @torch.no_grad()
 def test_broadcast_pump_streams():
-    """Token by token there is no future to see: then the original's pump is the causal one, of all tokens so far."""
+    """Token by token there is no future to see: then the original's pump is the causal one."""
     idx, logits = tokens((2, 9)), {}
     for pump in ("causal", "broadcast"):
         model, state = awake(pump=pump), {}
@@ -337,8 +337,8 @@ def test_steps_that_do_not_halt_change_nothing():
 
 
 @torch.no_grad()
-def test_state_is_constant_and_means_do_not_drift():
-    """100,000 tokens in float32: not a byte more than after one, and the running means are those of float64."""
+def test_state_is_constant_and_does_not_drift():
+    """100,000 tokens in float32: not a byte more than after one, and the pump reads what it reads in float64."""
     torch.manual_seed(0)
     model = m.Model(m.Config(vocab_size=23, n_layer=1, n_steps=2, n_embd=8, d_state=2)).eval()
     for p in model.parameters():
@@ -358,7 +358,7 @@ def test_state_is_constant_and_means_do_not_drift():
     assert size(state) == first and state["pos"] == 100_000
     model.double()(idx, state=exact)
     for k in range(2):
-        for key in ("mean_u", "mean_R"):
+        for key in ("pump_u", "pump_R"):
             error = (state[0][k][key] - exact[0][k][key]).abs().max().item()
             assert error < 1e-5, f"step {k}, {key}: {error:.1e}"
 
