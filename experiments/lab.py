@@ -122,6 +122,7 @@ def short_run(name, dataset, changes={}, small=False, alter=lambda model: None, 
     data = get_data(dataset)
     module = entrant(name)
     sizes = dict(n_layer=1, n_embd=16, block_size=16) if small else {}
+    sizes = {key: value for key, value in sizes.items() if hasattr(module.Config, key)}
     train = Train(model=name, dataset=dataset, device="cpu", **getattr(module, "RECIPE", {}) | settings)
     torch.manual_seed(train.seed)
     model = module.Model(module.Config(**{"vocab_size": data.meta["vocab_size"]} | sizes | changes))
