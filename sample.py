@@ -75,7 +75,7 @@ def generate(model, ids, tokens, temperature=0.8, top_k=40, top_p=1.0, seed=1, s
 
 
 def write(model, tokenizer, ids, s, state):
-    """Print what comes after the tokens `ids`, as it is written -> its tokens, how many a second."""
+    """Print what comes after the tokens `ids`, as it comes -> its tokens, how many a second."""
     written = []
     began = 0
     new = generate(model, ids, s.tokens, s.temperature, s.top_k, s.top_p, s.seed, state)
