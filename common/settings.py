@@ -13,7 +13,7 @@ from dataclasses import fields
 from typing import get_args, get_type_hints
 
 POSITIVE = {"vocab_size", "block_size", "n_layer", "n_head", "n_embd", "batch_size", "grad_accum", "eval_iters",
-            "n_field", "seeds", "depth", "windows"}
+            "n_field", "seeds", "depth", "windows", "samples"}
 NOT_NEGATIVE = {"lr", "weight_decay", "minutes"}        # and every whole number
 
 

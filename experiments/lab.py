@@ -118,6 +118,7 @@ def untrained(name, data, changes, small):
     """A model for this data, with these changes of its Config."""
     module = entrant(name)
     sizes = dict(n_layer=1, n_embd=16, block_size=16) if small else {}
+    sizes = {key: value for key, value in sizes.items() if hasattr(module.Config, key)}
     return module.Model(module.Config(**{"vocab_size": data.meta["vocab_size"]} | sizes | changes))
 
 

@@ -1,6 +1,8 @@
 """What several tests share: small models with moved weights, how far apart two results are, small runs."""
 import csv
 import os
+import re
+import shlex
 import sys
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -9,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from common.checkpoint import load_checkpoint
+from common.checkpoint import ROOT, load_checkpoint, load_model
 from common.settings import UserError
+from train import Train
 
 TINY = "n_layer=1 n_embd=16 block_size=16 batch_size=4 device=cpu eval_iters=1".split()
 SMALL = dict(vocab_size=23, block_size=12, n_layer=3, n_embd=32, n_head=2, dropout=0.0)
@@ -107,3 +110,36 @@ def fails(what, call, *args, **kwargs):
     message = str(e.value)
     assert "\n" not in message and what in message, message
     return message
+
+
+# What README.md and LESSONS.md print.
+
+def commands(page):
+    """The words after every `python` in the text of a page that names a script of ours."""
+    found = re.findall(r"(?:&& |^    |`)python ((?:experiments/)?\w+\.py[^`\n&]*)", page, re.M)
+    return [shlex.split(command) for command in found]
+
+
+def shortened(words, text):
+    """The words of a command of train.py or sample.py, so that it takes a second, on another text."""
+    script, *given = words
+    model = next((w[6:] for w in given if w.startswith("model=")), "momentum")
+    keys = {w.split("=")[0] for w in given}
+    if script == "train.py" and "help" not in given:
+        names = {f.name for f in (*fields(Train), *fields(load_model(model).Config))}
+        short = [*TINY, "max_iters=2", f"dataset={text}", "overwrite=true"]
+        given = [w for w in given if w.split("=")[0] not in ("minutes", "max_iters")]
+        given += [w for w in short if w.split("=")[0] not in keys - {"max_iters"} and w.split("=")[0] in names]
+    if script == "sample.py":
+        given = [w for w in given if w.split("=")[0] not in ("prompt", "tokens")] + ["prompt=A:", "tokens=3"]
+    return [script, *given]
+
+
+def printed(name):
+    """A file that README.md or LESSONS.md prints: the block of Python that begins with its name."""
+    for page in ("README.md", "LESSONS.md"):
+        text = (ROOT / page).read_text("utf-8")
+        for block in re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S):
+            if block.startswith(f"# {name}"):
+                return block
+    raise AssertionError(f"no page prints {name}")

@@ -11,6 +11,7 @@ What to run when you changed ... (seconds of one core):
     sampling            45      python -m pytest -q -k "sampl or generate or test_streams"
     the page of a run   60      python -m pytest -q tests/test_page.py
     data                25      python -m pytest -q -k "data or bpe"
+    the lessons         20      python -m pytest -q tests/test_lessons.py
     an experiment       10      python -m pytest -q tests/test_experiments.py -k race
     anything            500     python -m pytest -q -n 2
 """
