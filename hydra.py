@@ -593,7 +593,7 @@ def trace(model, idx):                                           # (1, T) -> {na
     z = trajectory(model, idx)
     x = sphere(z[::4])                                           # (L + 1, T, 3)
     speed = F.normalize(z[::4], dim=-1).diff(dim=0).norm(dim=-1)
-    found = {"speed": (speed, "radii", "how far a layer moves this token on the sphere of n"),
+    found = {"speed": (speed, "radii", "how far a layer moves this token over the sphere"),
              "flow": (x, "radii", "the tokens after each layer, in the three directions in which "
                       "the latents differ most")}
     for i, term in enumerate(TERMS[:3 + model.config.zeus]):

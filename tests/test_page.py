@@ -390,7 +390,7 @@ def test_every_token_can_be_pointed_at(browser, toy_page):
     panel = browser.js("$('panel').innerText")
     assert "1 back" in panel and "1 ahead" in panel
     assert browser.js("document.querySelectorAll('.from').length") == 1         # the toy sees one token back
-    measured = browser.js("$('measured').innerText")
+    measured = browser.js("$('measured').innerText").replace("\xa0", " ")
     for words in ("warmth, layer 0: \u2212187 K", "counts from below zero", "charge </script>", "e & <b>"):
         assert words in measured
     browser.click("tokens[5]")
