@@ -117,8 +117,8 @@ def work(name, minutes, texts, seed, dataset, small):
 
 
 def bump(values, d):
-    """How far the value at distance d stands out between those around it."""
-    return values[d] / np.sqrt(values[d - 1] * values[d + 1] + 1e-300)
+    """The value at distance d over the mean of those on both sides."""
+    return values[d] / max((values[d - 1] + values[d + 1]) / 2, 1e-99)
 
 
 def draw(rows, s):

@@ -109,7 +109,7 @@ def work(name, minutes, share, kicks, seed, dataset, small):
 def draw(rows, s):
     from matplotlib.figure import Figure
     fig = Figure(figsize=(12, 5), layout="constrained")
-    curve, bars = fig.subplots(1, 2, width_ratios=(1.5, 1))
+    curve, bars = fig.subplots(1, 2, width_ratios=(1.3, 1))
     print(f"{'model':<14} excess at once, after 16 and after 64 characters (nats); characters until it is below {NEAR}")
     names = list(dict.fromkeys(r["model"] for r in rows))
     for y, name in enumerate(names):
@@ -130,7 +130,7 @@ def draw(rows, s):
               xticklabels=["1", "4", "16", "64", "256"])
     curve.minorticks_off()
     curve.legend()
-    bars.set(title=f"characters until the excess is below {NEAR} (dots: seeds)", yticks=range(len(names)),
+    bars.set(title=f"characters to recover, to {NEAR} nats (dots: seeds)", yticks=range(len(names)),
              yticklabels=names, xlim=(0, 1.25 * max(1, *(p.get_width() for p in bars.patches))))
     bars.invert_yaxis()
     save_picture(fig, s.out, "kick.png")
