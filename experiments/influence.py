@@ -128,7 +128,8 @@ def draw(rows, s):
         fig = Figure(figsize=(10, 12), layout="constrained")
         ax = fig.subplots(3, 2, sharex=True, sharey=True)
         names = list(dict.fromkeys(r["model"] for r in rows))
-        print("share of the influence from at most 1, 4, 16, 64 tokens back; how far distances 4 and 16 stand out, and should")
+        print("share of the influence from at most 1, 4, 16, 64 tokens back;",
+              "how far distances 4 and 16 stand out, measured and predicted")
         for name, a in zip(names, ax.flat):
             own = [r for r in rows if r["model"] == name]
             distances = [(r["low"], r["high"]) for r in own if r["seed"] == own[0]["seed"]]
@@ -146,7 +147,8 @@ def draw(rows, s):
             a.set_title(TITLES[name])
             width = np.array([high - low for low, high in distances])
             nats = (mean["influence"] * width)[1:]               # of other tokens
-            shares = [nats[[low <= d for low, _ in distances[1:]]].sum() / max(nats.sum(), 1e-99) for d in (1, 4, 16, 64)]
+            low = np.array([low for low, _ in distances[1:]])
+            shares = [nats[low <= d].sum() / max(nats.sum(), 1e-99) for d in (1, 4, 16, 64)]
             stand = [bump(mean[key], d) for d in (4, 16) for key in mean if len(at) > 17]
             print(f"{name:<14}", *(f"{v:4.0%}" for v in shares), "  ", *(f"{v:.2f}" for v in stand))
         for a in ax.flat[len(names):-1]:

@@ -125,8 +125,8 @@ def draw(rows, s):
         bars.annotate(label, (shown.max(), y), xytext=(6, 0), textcoords="offset points", va="center")
         print(f"{name:<14} {at(0):.3f}  {at(16):.3f}  {at(64):.3f}   ", *(f"{a:.0f}" for a in after))
     curve.axhline(NEAR, color="#999999", ls="--")
-    curve.set(xscale="log", yscale="log", xlabel="characters since the kick", ylabel="excess loss (nats)", ylim=(1e-3, None),
-              title=f"{s.share:.0%} of the state is set to zero", xticks=[1, 4, 16, 64, 256],
+    curve.set(xscale="log", yscale="log", xlabel="characters since the kick", ylabel="excess loss (nats)",
+              ylim=(1e-3, None), title=f"{s.share:.0%} of the state is set to zero", xticks=[1, 4, 16, 64, 256],
               xticklabels=["1", "4", "16", "64", "256"])
     curve.minorticks_off()
     curve.legend()

@@ -160,7 +160,8 @@ def test_trace_from_the_equations():
     z = A.rms_norm_ref(p["wte.weight"][text])
     qkv = (A.rms_norm_ref(z) @ p["blocks.0.attn.qkv.weight"].T).reshape(10, 3, c.n_head, -1)
     q, k = (A.rope_ref(A.rms_norm_ref(qkv[:, i])) for i in (0, 1))
-    y = A.attention_ref(q / c.temperature, k, qkv[:, 2], c.block_size).reshape(z.shape) @ p["blocks.0.attn.proj.weight"].T
+    y = A.attention_ref(q / c.temperature, k, qkv[:, 2], c.block_size).reshape(z.shape)
+    y = y @ p["blocks.0.attn.proj.weight"].T
     z = z + y
     h, ffn = A.rms_norm_ref(z), "blocks.0.ffn."
     u, g = np.split(A.slow_rope_ref(h, c.block_size, c.slow) @ p[ffn + "ug.weight"].T, 2, 1)

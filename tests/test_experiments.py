@@ -137,7 +137,8 @@ def test_a_kick(monkeypatch, text_file):
     monkeypatch.syspath_prepend(ROOT / "experiments")
     import kick
     chance = torch.Generator().manual_seed(0)
-    state = {"pos": 7, 0: {"k": torch.ones(50, 40), "t": torch.tensor([3]), "z": [torch.ones(9, dtype=torch.complex64)]}}
+    z = [torch.ones(9, dtype=torch.complex64)]
+    state = {"pos": 7, 0: {"k": torch.ones(50, 40), "t": torch.tensor([3]), "z": z}}
     hurt = kick.kick(state, 0.5, chance)
     assert hurt["pos"] == 7 and hurt[0]["t"] == 3 and hurt[0]["z"][0].is_complex()
     assert 900 < hurt[0]["k"].sum() < 1100 and state[0]["k"].sum() == 2000

@@ -214,8 +214,8 @@ def test_trace_from_the_field_itself():
 @pytest.mark.filterwarnings("error")
 def test_portrait_of_any_size(sizes, tmp_path):
     model = W.Model(W.Config(vocab_size=7, **sizes))
-    for tokens in (np.arange(300) % 7, np.zeros(1, np.int64)):
-        W.portrait(model, tokens, tmp_path / "wave.png")
+    for idx in (np.arange(300) % 7, np.zeros(1, np.int64)):
+        W.portrait(model, idx, tmp_path / "wave.png")
         assert (tmp_path / "wave.png").stat().st_size > 20_000
 
 
