@@ -460,6 +460,19 @@ def flow(model, idx):                                            # (T,) -> (4, L
     return torch.stack(rows, 1).float().cpu().numpy()
 
 
+def trace(model, idx):                                           # (1, T) -> {name: (L, T), ...}
+    """For the page of a run: viscosity, size and direction of the transport, and attention."""
+    nu, cosine, transport, attention = flow(model, idx[0])
+    length = model.config.n_embd ** 0.5                          # of the latent before block 0
+    return {"viscosity": (nu, "doublings", "log2 of nu, in the channel where it varies most along "
+                          "this text; untrained: 0"),
+            "transport": (transport / length, "|z_0|", "length of what transport adds to the "
+                          "latent, in lengths of an embedding"),
+            "direction": (cosine, "cosine", "of transport and latent; 1: it makes the latent "
+                          "longer, -1: shorter"),
+            "attention": (attention / length, "|z_0|", "length of what attention adds, likewise")}
+
+
 def portrait(model, tokens, path, text=""):
     """Draw viscosity and direction of the transport over the tokens, which `text` spells, and the
     size of transport and attention."""

@@ -458,23 +458,27 @@ class Model(nn.Module):
         nn.init.normal_(self.wte.weight, std=0.01)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
 
-    def flow(self, idx, state=None):                             # (B, T) -> u (B, T, C)
-        """The fluid after the last layer, and the reports of all: (n_layer, n_steps, B, T, 2)."""
+    def start(self, idx, pos=0):                                 # (B, T) -> 2 x (B, T, C), (T, 1)
+        """The fluid and the reservoir before the first layer, and how many tokens there are up to
+        each."""
         c = self.config
         T = idx.shape[1]
-        pos = 0 if state is None else state.get("pos", 0)
         u = rms_norm(self.wte(idx))
         if c.position:
             u = u + c.position * positions(pos, T, c.n_embd).to(u)
-        h = torch.zeros_like(u)
-        count = (torch.arange(T) + pos + 1).to(u)[:, None]       # tokens up to each one
+        return u, torch.zeros_like(u), (torch.arange(T) + pos + 1).to(u)[:, None]
+
+    def flow(self, idx, state=None):                             # (B, T) -> u (B, T, C)
+        """The fluid after the last layer, and the reports of all: (n_layer, n_steps, B, T, 2)."""
+        pos = 0 if state is None else state.get("pos", 0)
+        u, h, count = self.start(idx, pos)
         reports = []
         for l, block in enumerate(self.blocks):
             own = None if state is None else state.setdefault(l, {})
             u, h, report = block(u, h, count, own)
             reports.append(report)
         if state is not None:
-            state["pos"] = pos + T
+            state["pos"] = pos + idx.shape[1]
         return u, torch.stack(reports)
 
     def forward(self, idx, targets=None, state=None):            # (B, T) -> logits (B, T, V), loss
@@ -610,6 +614,29 @@ def self_check():
 
 
 # Picture.
+
+@torch.no_grad()
+def trace(model, idx):                                           # (1, T) -> {name: (L, T), ...}
+    """For the page of a run: how far each term alone moves each token in the first Euler step of a
+    layer, s dt |term| / |u|; the turbulence of all together; the steps until a token halts."""
+    u, h, count = model.start(idx)
+    sizes = []
+    for block in model.blocks:
+        past = history(u, block.reach, {}, "u")
+        flow = laplacian(past, F.softplus(block.diff), idx.shape[1], model.config.laplacian)
+        new, h, _ = block(u, h, count)
+        pumped = F.softplus(block.alpha[0]) * h
+        terms = torch.cat((flow, block.memory(u, {}), block.reaction(u), pumped))    # (4, T, C)
+        sizes.append(block.step() * terms.norm(dim=-1) / u.norm(dim=-1))
+        u = new
+    tau = model.flow(idx)[1][:, :, 0, :, 0]                      # (L, n_steps, T)
+    found = {"turbulence": (tau.nanmean(1), "|u|", "mean |change of u| / mean |u| in a step"),
+             "steps": (tau.isfinite().sum(1), "Euler steps", "of a layer, until the token halts")}
+    for i, term in enumerate(("diffusion", "memory", "reaction", "pump")):
+        size = torch.stack(sizes)[:, i]
+        found[term] = (size, "|u|", f"how far {term} moves this token in an Euler step")
+    return found
+
 
 @torch.no_grad()
 def portrait(model, tokens, path, text=""):

@@ -561,31 +561,53 @@ def globe(ax, path, title):
     a, b = np.mgrid[-1:1:49j, -1:1:9j] * math.pi / 2             # angles on the sphere
     ax.plot(np.cos(a) * np.sin(b), np.sin(a), color="0.9")       # meridians
     ax.plot(np.cos(b) * np.sin(a), np.sin(b), color="0.9")       # parallels
-    depth, x, y = path[-1].T
+    x, y, depth = path[-1].T
     ax.scatter(x, y, c=range(len(x)), s=np.where(depth > 0, 30, 6), zorder=3)
     for t in range(0, len(x), 12):
-        ax.plot(path[:, t, 1], path[:, t, 2])
+        ax.plot(path[:, t, 0], path[:, t, 1])
         ax.text(x[t], y[t], t, fontsize=14)
     ax.set(title=title, aspect="equal")
     ax.set_axis_off()
 
 
+def sphere(z):                                                   # (steps, T, C) -> (steps, T, 3)
+    """Along the three main directions of z, on a sphere; the first of them points to the reader."""
+    n = F.normalize(z, dim=-1)
+    axes = torch.linalg.svd(n.flatten(0, 1), full_matrices=False)[2][:3]
+    x = F.pad(n @ axes.T, (0, 3 - len(axes)))
+    x = F.normalize(x * x[..., 0].mean().sign(), dim=-1)
+    return x.roll(-1, -1)                                        # to the right, up, to the reader
+
+
+def moved(z):                                                    # (4 L + 1, T, C) -> (4 L, T)
+    """How far each term moves each token: |dz| / |z|."""
+    return z.diff(dim=0).norm(dim=-1) / z[:-1].norm(dim=-1)
+
+
+def trace(model, idx):                                           # (1, T) -> {name: (L, T), ...}
+    """For the page of a run: how far each term moves each token, and the way over the sphere."""
+    z = trajectory(model, idx)
+    x = sphere(z[::4])                                           # (L + 1, T, 3)
+    speed = F.normalize(z[::4], dim=-1).diff(dim=0).norm(dim=-1)
+    found = {"speed": (speed, "radii", "how far a layer moves this token over the sphere"),
+             "flow": (x, "radii", "the tokens after each layer, in the three directions in which "
+                      "the latents differ most")}
+    for i, term in enumerate(TERMS[:3 + model.config.zeus]):
+        meaning = f"how far the {term} of a layer moves this token, |dz| / |z|"
+        found[term] = (moved(z)[i::4], "|z|", meaning)
+    return found
+
+
 def portrait(model, tokens, path):
-    """The flow on the sphere (a GIF, too), how far each term moves, and the effective rank."""
-    from matplotlib.animation import FuncAnimation
+    """The flow on the sphere, how far each term moves, and the effective rank."""
     from matplotlib.figure import Figure
     idx = torch.as_tensor(tokens[:48], device=model.wte.weight.device)
     z = trajectory(model.eval(), idx[None])                      # (4 L + 1, T, C)
-    n = F.normalize(z, dim=-1)
-    axes = torch.linalg.svd(n.flatten(0, 1))[2][:3]
-    x = F.pad(n @ axes.T, (0, 3 - len(axes)))                    # along the three main directions
-    x = F.normalize(x * x[..., 0].mean().sign(), dim=-1)         # the first one towards the reader
-
     fig = Figure((12, 6), layout="constrained")
     ball, size, rank = fig.subplot_mosaic("AB;AC").values()
-    globe(ball, x, "Where tokens end, and the path of every 12th")
-    step = z.diff(dim=0).norm(dim=-1) / z[:-1].norm(dim=-1)
-    spread = effective_rank(n)
+    globe(ball, sphere(z), "Where tokens end, and the path of every 12th")
+    step = moved(z)
+    spread = effective_rank(F.normalize(z, dim=-1))
     rank.plot(spread, color="0.7")
     for i in range(4):
         after = range(i + 1, len(z), 4)
@@ -597,16 +619,21 @@ def portrait(model, tokens, path):
              xlabel="terms so far, four in each layer; a dot has the colour of the last one")
     fig.savefig(path)
 
-    small = Figure((3.6, 3.6))
-    ax = small.subplots()
+
+def film(model, tokens, path):
+    """The flow on the sphere as a GIF, term by term."""
+    from matplotlib.animation import FuncAnimation
+    from matplotlib.figure import Figure
+    x = sphere(trajectory(model.eval(), tokens[None, :48]))
+    fig = Figure((3.6, 3.6))
+    ax = fig.subplots()
 
     def draw(frame):                                             # four for each term
         i = frame // 4
         now = torch.lerp(x[i], x[i + 1], frame % 4 / 3)
         globe(ax, torch.stack((x[i], now)), f"layer {i // 4}: {TERMS[i % 4]}")
 
-    movie = FuncAnimation(small, draw, 4 * len(x) - 4)
-    movie.save(os.path.splitext(path)[0] + ".gif", "pillow")
+    FuncAnimation(fig, draw, 4 * len(x) - 4).save(path, "pillow")
 
 
 # What we changed from the original, and why.
@@ -649,5 +676,6 @@ if __name__ == "__main__":
     ok, model = self_check()
     os.makedirs("out", exist_ok=True)
     portrait(model, own_text(), "out/hydra.png")
+    film(model, own_text(), "out/hydra.gif")
     print("wrote out/hydra.png and out/hydra.gif")
     sys.exit(not ok)

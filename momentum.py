@@ -386,23 +386,47 @@ def induction_circuit():
 
 # The picture.
 
+def queries_and_keys(model, idx, gamma=None):                    # (1, T) -> q, k (1, T, H, D), ...
+    """What each layer compares. A number `gamma` replaces the model's own."""
+    x = rms_norm(model.wte(idx))
+    t = torch.arange(idx.shape[1], dtype=torch.float64)
+    turn = rotation(t, model.config.n_embd // model.config.n_head)
+    turn = turn.to(idx.device, x.dtype.to_complex())
+    for block in model.blocks:
+        yield block.attn.qk(rms_norm(x), turn, gamma=gamma)[:2]
+        x = block(x, turn)
+
+
 @torch.no_grad()
 def attention_weights(model, idx, gamma=None):                   # (1, T) -> (L, H, T, T)
     """Where each token looks, in each layer and head. A number `gamma` replaces the model's own."""
     T = idx.shape[1]
     H = model.config.n_head
-    x = rms_norm(model.wte(idx))
-    turn = rotation(torch.arange(T, dtype=torch.float64), model.config.n_embd // H)
-    turn = turn.to(idx.device, x.dtype.to_complex())
-    # Attention returns its own weights if the value of token s is 1 at s and 0 elsewhere.
-    v = torch.eye(T).to(x).expand(1, H, T, T).transpose(1, 2)    # (1, S, H, S)
     weights = []
-    for block in model.blocks:
-        q, k, _ = block.attn.qk(rms_norm(x), turn, gamma=gamma)
+    for q, k in queries_and_keys(model, idx, gamma):
+        # Attention returns its own weights if the value of token s is 1 at s and 0 elsewhere.
+        v = torch.eye(T).to(q).expand(1, H, T, T).transpose(1, 2)        # (1, S, H, S)
         y = attention(q, k, v, model.config.block_size)          # (1, T, H, T)
         weights.append(y[0].transpose(0, 1))
-        x = block(x, turn)
     return torch.stack(weights).cpu().numpy()
+
+
+@torch.no_grad()
+def trace(model, idx):                                           # (1, T) -> {name: (L, T), ...}
+    """For the page of a run. Means over the heads: how fast queries move, over how many tokens
+    attention spreads, and how much of it goes where induction looks."""
+    q = torch.cat([q for q, _ in queries_and_keys(model, idx, gamma=0)])     # (L, T, H, D)
+    p = shear(q, 1) - q                                          # q_t - q_{t-1}
+    speed = p.norm(dim=-1) / q.norm(dim=-1)
+    weight = torch.as_tensor(attention_weights(model, idx))      # (L, H, T, T)
+    spread = torch.special.entr(weight).sum(-1).exp()
+    again = F.pad(idx[0, :, None] == idx[0, :-1], (1, 0)).cpu()  # (T, S): t was read at s - 1, too
+    return {"momentum": (speed.mean(-1), "|q|", "|p| / |q|: how far the query has moved since the "
+                         "token before, before the shear"),
+            "spread of attention": (spread.mean(1), "tokens", "e^entropy of the attention weights: "
+                                    "in effect it looks at so many"),
+            "induction": ((weight * again).sum(-1).mean(1), "of 1", "the part of attention that is "
+                          "on what came next where this token was read before")}
 
 
 def portrait(model, tokens, path):

@@ -32,7 +32,7 @@ from common.files import lock, sha256, write_atomic, write_csv
 from common.machine import Processes, check_sizes, interrupts, pick_device, precision, torchrun, tune_cpu
 from common.optimizer import clip_gradients, make_optimizers
 from common.page import write_run
-from common.pictures import draw, draw_loss
+from common.pictures import draw, draw_loss, draw_portrait
 from common.score import LONGEST, cold_loss, counter_loss, evaluate, leak, stream_loss
 from common.settings import UserError, guard, settings, split
 from data.text import Tokenizer, ensure_dataset, load_dataset
@@ -275,8 +275,7 @@ def run(train, config, module, data, ckpt=None):
     save("ckpt.pt")
     pictures = {"loss.png": lambda path: draw_loss(rows, counter, f"{train.model} on {text_name}", path)}
     if hasattr(module, "portrait"):
-        passage = data.val[:512].astype(np.int64)
-        pictures["physics.png"] = lambda path: module.portrait(model, passage, path)
+        pictures["physics.png"] = partial(draw_portrait, model, data, tokenizer)
     drawn = draw(out, pictures)
     page(live=False, portrait=drawn.get("physics.png"))
     say(f"{progress.step} iterations in {progress.seconds:.0f} s; the validation text as a stream: "

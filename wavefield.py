@@ -500,6 +500,27 @@ def self_check():                                                # -> do all cla
 # Picture.
 
 @torch.inference_mode()
+def trace(model, idx):                                           # (1, T) -> {name: (L, T), ...}
+    """For the page of a run: the energy of the field where each token reads it, the reach of the
+    waves that carry it, and how far the gate is open."""
+    x = model.embed(idx)
+    rows = []
+    for block in model.blocks:
+        attn = block.attn
+        deposit, gate = attn.write(rms_norm(x))
+        energy = attn.read(deposit, {}).square().mean((0, 3))    # (T, H)
+        reach = energy @ attn.reach() / energy.sum(1)
+        rows.append(torch.stack((energy.mean(1), reach, gate.sigmoid().mean((0, 2, 3)))))
+        x = block(x)
+    energy, reach, gate = torch.stack(rows, 1)
+    return {"energy of the field": (energy, "f\u00b2", "mean square of the field f that this token "
+                                    "reads, over waves and channels"),
+            "reach": (reach, "tokens", "of the waves that it reads, weighted with their energy: "
+                      "short ones carry the letters, long ones the passage"),
+            "gate": (gate, "of 1", "how far it opens to the field, mean over the channels")}
+
+
+@torch.inference_mode()
 def portrait(model, tokens, path, text=""):
     """The waves of a model, and the field of its first block while `text` is read.
 

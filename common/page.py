@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from common.files import note, write_atomic
-from common.pictures import column
+from common.pictures import column, draw_portrait
 from common.score import evaluating, influence, verdict
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -55,7 +55,8 @@ def quantity(name, array, unit, meaning, T):
     shape = array.shape
     if not (len(shape) in (1, 2) and shape[-1] == T or len(shape) == 3 and shape[1:] == (T, 3)):
         raise ValueError(f"{name} has shape {shape}, not (T,), (L, T) or (L, T, 3) with T = {T}")
-    return {"name": name, "unit": unit, "meaning": meaning, **pack(array)}
+    words = {"name": str(name), "unit": str(unit or ""), "meaning": str(meaning or "")}
+    return words | pack(array)
 
 
 @torch.no_grad()
@@ -108,9 +109,9 @@ def small(png):
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def drawn(portrait, model, tokens):
+def drawn(model, data, tokenizer):
     with tempfile.TemporaryDirectory() as folder:
-        portrait(model, tokens, f"{folder}/physics.png")
+        draw_portrait(model, data, tokenizer, f"{folder}/physics.png")
         return small(Path(folder, "physics.png").read_bytes())
 
 
@@ -210,14 +211,13 @@ def write_run(model, data, tokenizer, train, progress, live, portrait=None, coun
 
     losses = {row[0]: row[3] for row in progress.rows if row[3] != ""}
     sample = progress.samples[-1].partition("\n")[2].strip("\n")
-    draw = getattr(sys.modules[type(model).__module__], "portrait", None)
     moment = read(model, idx) | {"step": progress.step, "loss": losses.get(progress.step)}
     moment |= {"sample": sample[:LONGEST], "portrait": None}
     moment["influence"] = afford("influence", influenced, model, idx, 48 if live else PASSAGE)
     if portrait:
         moment["portrait"] = small(portrait.read_bytes())
-    elif draw and done < 1:
-        moment["portrait"] = afford("portrait", drawn, draw, model, data.val[:512].astype(np.int64))
+    elif done < 1 and hasattr(sys.modules[type(model).__module__], "portrait"):
+        moment["portrait"] = afford("portrait", drawn, model, data, tokenizer)
     moments.append(moment)
     thin(moments)
 

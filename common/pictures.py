@@ -1,5 +1,7 @@
 """The pictures of a run."""
+import inspect
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -29,6 +31,31 @@ def draw_loss(rows, counter, title, path):
     ax.legend()
     ax.grid(alpha=0.3)
     ax.figure.savefig(path, dpi=110)
+
+
+def letters(tokenizer, ids):
+    """The text of some tokens with a letter for each, "" if they are longer: for the axis of a picture."""
+    text = ""
+    for i in ids:
+        letter = tokenizer.token_bytes(int(i)).decode(errors="replace")
+        if len(letter) != 1:
+            return ""
+        if letter == "\n":
+            letter = "\u21b5"
+        elif not letter.isprintable() or letter > "\u04ff":       # or not in the font of the pictures
+            letter = "\u00b7"
+        text += letter
+    return text
+
+
+def draw_portrait(model, data, tokenizer, path):
+    """The portrait in the model's file, at work on the beginning of the validation text."""
+    portrait = sys.modules[type(model).__module__].portrait
+    ids = data.val[:512].astype(np.int64)
+    if "text" in inspect.signature(portrait).parameters:
+        portrait(model, ids, path, text=letters(tokenizer, ids))
+    else:
+        portrait(model, ids, path)
 
 
 def draw(out, drawings):

@@ -28,13 +28,14 @@ ROUNDING = 1e-9         # nats: differences of the logits of 1e-5, which float32
 
 
 @torch.inference_mode()
-def token_losses(model, tokens, chunk, autocast=nullcontext(), tell=lambda share: None):
-    """Nats of every token after the first: tokens (B, N + 1) -> (B, N), read `chunk` at a time as B streams."""
+def token_losses(model, tokens, chunk, autocast=nullcontext(), tell=lambda share: None, state=None):
+    """Nats of every token after the first: tokens (B, N + 1) -> (B, N), read `chunk` at a time as B streams, which go
+    on from a `state` that was filled before."""
     device = next(model.parameters()).device
     tokens = torch.from_numpy(np.asarray(tokens).astype(np.int64)).to(device)
     inputs = tokens[:, :-1].split(chunk, 1)
     targets = tokens[:, 1:].split(chunk, 1)
-    state, losses = {}, []
+    state, losses = {} if state is None else state, []
     with evaluating(model):
         for i, (x, y) in enumerate(zip(inputs, targets)):
             with autocast:

@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import awake, relative, tokens
 
 from common.checkpoint import load_model
 
@@ -149,6 +150,29 @@ def test_sizes_that_cannot_be():
     for changes in (dict(n_embd=30), dict(n_head=3)):
         with pytest.raises(ValueError, match=next(iter(changes))):
             A.Config(**changes)
+
+
+def test_trace_from_the_equations():
+    """Block 0 in NumPy: the viscosity of the channel where it varies most, and what adv adds."""
+    model = awake(A)
+    p = {key: value.numpy() for key, value in model.state_dict().items()}
+    c, text = model.config, tokens((10,))
+    z = A.rms_norm_ref(p["wte.weight"][text])
+    qkv = (A.rms_norm_ref(z) @ p["blocks.0.attn.qkv.weight"].T).reshape(10, 3, c.n_head, -1)
+    q, k = (A.rope_ref(A.rms_norm_ref(qkv[:, i])) for i in (0, 1))
+    y = A.attention_ref(q / c.temperature, k, qkv[:, 2], c.block_size).reshape(z.shape)
+    y = y @ p["blocks.0.attn.proj.weight"].T
+    z = z + y
+    h, ffn = A.rms_norm_ref(z), "blocks.0.ffn."
+    u, g = np.split(A.slow_rope_ref(h, c.block_size, c.slow) @ p[ffn + "ug.weight"].T, 2, 1)
+    s = h @ p[ffn + "nu_down.weight"].T @ p[ffn + "nu_up.weight"].T + p[ffn + "nu_up.bias"]
+    adv = A.advection_ref(u, g, s, p[ffn + "alpha_adv"]) @ p[ffn + "proj.weight"].T * p[ffn + "alpha_mlp"]
+    doublings = np.log2(np.logaddexp(0, s))
+    truth = {"viscosity": doublings[:, doublings.var(0).argmax()],
+             "transport": np.sqrt((adv * adv).sum(1) / c.n_embd), "attention": np.sqrt((y * y).sum(1) / c.n_embd),
+             "direction": (adv * z).sum(1) / np.sqrt((adv * adv).sum(1) * (z * z).sum(1))}
+    for what, (array, _, _) in A.trace(model, text[None]).items():
+        assert relative(array[0], truth[what]) < 1e-5, what      # float32
 
 
 @pytest.mark.parametrize("changes", [{}, dict(pre_ln=False), dict(pre_ln=False, viscosity="token"), dict(nu_rank=0)])

@@ -5,6 +5,7 @@ import importlib
 import re
 import sys
 
+import numpy as np
 import pytest
 import torch
 from helpers import awake, tokens
@@ -21,6 +22,8 @@ TINY = {"induction": "steps=1 depth=1 gammas=0,1",
         "ablate": "small=true max_iters=1 models=momentum",
         "counting": "order=2 window=8 length=40",
         "changes": "small=true iters=1",
+        "influence": "small=true minutes=0.0005",
+        "kick": "small=true minutes=0.0005 kicks=3",
         "halting": "small=true windows=2 draws=5 n_steps=3 epsilons=0,0.1",
         "spelling": "small=true iters=2 characters=40",
         "viscosity": "small=true max_iters=1 seeds=1",
@@ -126,6 +129,62 @@ def test_wrong_settings(name, word, what, experiment, text_file):
     words |= {"dataset": str(text_file)} if name != "induction" else {}
     with pytest.raises(UserError, match=re.escape(what)):
         experiment(name, *(f"{key}={value}" for key, value in words.items()))
+
+
+def test_a_kick(monkeypatch, text_file):
+    """Half of the numbers, none of the counters; without a kick no loss moves; what attention forgot is over after
+    a window for each layer."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    import kick
+    chance = torch.Generator().manual_seed(0)
+    z = [torch.ones(9, dtype=torch.complex64)]
+    state = {"pos": 7, 0: {"k": torch.ones(50, 40), "t": torch.tensor([3]), "z": z}}
+    hurt = kick.kick(state, 0.5, chance)
+    assert hurt["pos"] == 7 and hurt[0]["t"] == 3 and hurt[0]["z"][0].is_complex()
+    assert 900 < hurt[0]["k"].sum() < 1100 and state[0]["k"].sum() == 2000
+    data = np.random.default_rng(0).integers(23, size=200).astype(np.uint16)
+    for name in ("momentum", "wavefield", "fluidlm", "hydra", "advection_glu"):
+        model = awake(load_model(name))
+        for share in (0.0, 0.5):
+            plain, kicked = kick.excess(model, data, 4, share, 0, past=30, after=60)
+            assert plain.shape == kicked.shape == (4, 60)
+            assert abs(kicked - plain).max() > 0 if share else abs(kicked - plain).max() < 1e-9
+            if name in ("momentum", "advection_glu"):            # 3 layers that see 12 tokens; the shear sees one more
+                assert abs(kicked - plain)[:, 3 * 12:].max() < 1e-9
+
+
+def test_when_a_model_has_recovered(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    from kick import recovery
+    assert recovery(np.zeros(50)) == 0 and np.isnan(recovery(np.ones(50)))
+    assert recovery(np.where(np.arange(50) < 20, 1.0, 0.0)) == 20
+    back = np.zeros(50)
+    back[[0, 30]] = 1                                            # it is lost once more
+    assert recovery(back) == 31
+
+
+@torch.no_grad()
+def test_what_the_equations_predict(monkeypatch):
+    """Against the same in closed form."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    from influence import predicted
+    make = lambda name, **changes: awake(load_model(name), **changes)
+    model = make("momentum", n_layer=2)
+    g = np.concatenate([block.attn.gamma[1].flatten().numpy() for block in model.blocks])
+    shear = predicted("momentum", model, 9)
+    assert shear[:2] == pytest.approx([np.mean((1 + g) ** 2), np.mean(g ** 2)]) and not shear[2:].any()
+    assert predicted("hydra", make("hydra", n_layer=2, nu=0.3), 5) == pytest.approx([0.49, 0.09, 0, 0, 0])
+    assert predicted("advection_glu", make("advection_glu"), 3).tolist() == [1, 0, 0]
+    model = make("fluidlm", n_layer=1)
+    D = torch.nn.functional.softplus(model.blocks[0].diff).numpy() * model.blocks[0].step().item()       # (3, C)
+    seen = predicted("fluidlm", model, 20)
+    assert seen[[0, 1, 4, 16]] == pytest.approx([np.mean((1 - D.sum(0)) ** 2), *np.mean(D ** 2, 1)])
+    assert np.flatnonzero(seen).tolist() == [0, 1, 4, 16]
+    attn = (model := make("wavefield", n_layer=1)).blocks[0].attn
+    alpha, omega, phi, _, field = (v.numpy()[:, None] if hasattr(v, "numpy") else v for v in attn.physics())
+    wave = np.exp(-alpha * np.arange(field)) * np.cos(omega * np.arange(field) + phi)
+    wave /= abs(wave).sum(1, keepdims=True)
+    assert predicted("wavefield", model, field) == pytest.approx((wave ** 2).mean(0))
 
 
 def test_every_experiment_begins_with_its_question():

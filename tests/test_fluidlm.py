@@ -406,6 +406,25 @@ def test_bfloat16_trains():
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
 
 
+def test_trace_from_the_equations():
+    """Layer 0 in NumPy: what diffusion and reaction do alone, and the pump, whose reservoir begins empty."""
+    model, idx = awake(n_steps=2), tokens((1, 40))
+    p = {key.removeprefix("blocks.0."): value.numpy() for key, value in model.state_dict().items()}
+    seen = {what: array[0].numpy() for what, (array, _, _) in m.trace(model, idx).items()}
+    u = m.rms_norm_ref(p["wte.weight"][idx[0]])
+    dt = model.blocks[0].step().item()
+    size = lambda v: np.sqrt((v * v).sum(1))
+    gap = lambda what, array: abs(seen[what] - array).max() / array.max()
+    diffusion = m.laplacian_ref(u, m.softplus_ref(p["diff"]))
+    assert gap("diffusion", dt * size(diffusion) / size(u)) < 1e-10
+    assert gap("reaction", dt * size(m.reaction_ref(p, u)) / size(u)) < 1e-10
+    _, h = m.block_ref(p, u, 0 * u, model.config)
+    assert gap("pump", dt * size(m.softplus_ref(p["alpha"][0]) * h) / size(u)) < 1e-10
+    assert (seen["steps"] == 2).all()
+    model.config.epsilon, model.config.patience, model.config.min_steps = 99.0, 1, 1
+    assert (m.trace(model, idx)["steps"][0] == 1).all()          # calm at once
+
+
 def test_a_portrait_of_the_smallest_model(tmp_path):
     model = m.Model(m.Config(vocab_size=2, block_size=1, n_layer=1, n_embd=2, laplacian="original", epsilon=0.1))
     m.portrait(model, np.zeros(1, np.int64), tmp_path / "small.png")

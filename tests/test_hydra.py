@@ -371,12 +371,46 @@ def test_trajectory_ends_where_the_model_ends():
     assert torch.equal(z[4], z[3]), "without it, no fourth term"
 
 
+@torch.no_grad()
+def test_trace_from_the_equations():
+    """Viscosity moves z by nu |z_{t-1} - z_t|, rotation by |kappa z Omega|; distances on the sphere are those of n."""
+    model, idx = awake(nu=0.3), torch.randint(23, (1, 15))
+    z, layer, seen = Y.trajectory(model, idx).numpy(), model.layers[0], Y.trace(model, idx)
+    size = lambda v: np.sqrt((v * v).sum(-1))
+    before = np.concatenate((z[2, :1], z[2, :-1]))               # of the first viscosity, of each token's neighbour
+    assert relative(seen["viscosity"][0][0], 0.3 * size(before - z[2]) / size(z[2])) < 1e-12
+    assert abs(seen["viscosity"][0][-1]).max() == 0              # it falls to zero with the layers
+    omega = Y.skew_ref(layer.free.numpy(), 16)
+    assert relative(seen["rotation"][0][0], layer.kappa.item() * size(z[1] @ omega) / size(z[1])) < 1e-12
+    n = z / size(z)[..., None]
+    assert relative(seen["speed"][0], size(n[4::4] - n[:-1:4])) < 1e-12
+    assert "force" not in seen and "force" in Y.trace(awake(zeus=True), idx)
+
+
+@torch.no_grad()
+def test_the_sphere_shows_the_main_directions():
+    """Latents that lie in three dimensions keep all their angles, and face the reader."""
+    axes = torch.linalg.qr(torch.randn(16, 3).double())[0]
+    x = torch.randn(4, 9, 3).double() + torch.tensor([0, 3, 0])
+    seen = Y.sphere(x @ axes.T)
+    n = F.normalize(x, dim=-1).flatten(0, 1)
+    assert relative(seen.flatten(0, 1) @ seen.flatten(0, 1).T, n @ n.T) < 1e-12
+    assert seen[..., 2].mean() > 0.5
+    assert Y.sphere(torch.ones(1, 1, 2)).shape == (1, 1, 3)
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("T, size", [(20, dict(n_embd=2, n_head=1, n_layer=1, block_size=1)), (1, dict(nu=0.0))])
 def test_portrait_of_a_small_model(T, size, tmp_path):
     model = Y.Model(Y.Config(**SMALL | size))
     Y.portrait(model, np.arange(T), tmp_path / "small.png")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.gif", "small.png"]
+    assert [path.name for path in tmp_path.iterdir()] == ["small.png"]       # the film takes seconds
+    assert (tmp_path / "small.png").stat().st_size > 20_000
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_film(tmp_path):
+    Y.film(Y.Model(Y.Config(**SMALL | dict(n_layer=1))), torch.arange(5), tmp_path / "small.gif")
     assert (tmp_path / "small.gif").read_bytes().startswith(b"GIF8")
 
 

@@ -254,6 +254,25 @@ def test_overfits_one_batch(name):
 
 
 @each_model
+def test_trace(name):
+    """What the page colours a text by: finite numbers with a unit for each token; the model stays as it is."""
+    module = load_model(name)
+    if not hasattr(module, "trace"):
+        pytest.skip(f"{name}.py traces nothing")
+    model = awake(module)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    for T in (30, 1):                                   # 30: more than block_size
+        logits = model(tokens((1, T)))[0]
+        for what, (array, unit, meaning) in module.trace(model, tokens((1, T))).items():
+            shape, L = np.shape(array), len(blocks(model))
+            assert shape in ((T,), (L, T), (L, T, 3), (L + 1, T, 3)), (what, shape)
+            assert np.isfinite(np.asarray(array)).all(), what
+            assert unit and meaning and len(what) < 30, what
+        assert torch.equal(model(tokens((1, T)))[0], logits)
+    assert not model.training and all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@each_model
 def test_presets_can_be_built(name):
     module = load_model(name)
     for preset in module.PRESETS.values():

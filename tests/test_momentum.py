@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import awake, tokens
 
 from common.checkpoint import ROOT, load_model
 
@@ -178,6 +179,34 @@ def test_attention_weights(kind):
         score = np.exp(k[2:8, 1] @ q[7, 1] / 4 / 0.5)            # token 7 sees the tokens 2 .. 7; head 1, D = 16
         assert np.allclose(weights[0, 1, 7, 2:8], score / score.sum()), gamma
     assert torch.equal(model(idx)[0], logits), "the model is as it was"
+
+
+@pytest.mark.parametrize("shear", ["qk", "k"])
+def test_trace_from_the_equations(shear):
+    """Layer 0 in NumPy: |q_t - q_{t-1}| / |q_t|, and the attention on tokens that stand behind the same one."""
+    model = awake(M, shear=shear, block_size=9)
+    c, text = model.config, tokens((14,)) % 3                    # three symbols: they come again
+    p = {key: value.numpy() for key, value in model.state_dict().items()}
+    x = M.rms_norm_ref(M.rms_norm_ref(p["wte.weight"][text]))
+    q, k, _ = (x @ p["blocks.0.attn.qkv.weight"].T).reshape(-1, 3, c.n_head, c.n_embd // c.n_head).swapaxes(0, 1)
+    q, k = M.rope_ref(M.rms_norm_ref(q) / c.temperature), M.rope_ref(M.rms_norm_ref(k))
+    size = lambda v: np.sqrt((v * v).sum(-1))
+    seen = M.trace(model, text[None])
+    speed = np.concatenate(([0], (size(q[1:] - q[:-1]) / size(q[1:])).mean(1)))
+    assert relative(seen["momentum"][0][0], speed) < 1e-12
+    gamma = p["blocks.0.attn.gamma"]
+    if "q" in shear:
+        q = M.shear_ref(q, gamma[0])
+    value = np.eye(14)[:, None].repeat(c.n_head, 1)              # so attention returns its own weights
+    weight = M.attention_ref(q, M.shear_ref(k, gamma[1]), value, 9)              # (T, H, S)
+    found, spread = np.zeros(14), np.zeros(14)
+    for t in range(14):
+        for h in range(c.n_head):
+            found[t] += sum(weight[t, h, s] for s in range(1, t + 1) if text[s - 1] == text[t]) / c.n_head
+            w = weight[t, h][weight[t, h] > 0]
+            spread[t] += np.exp(-(w * np.log(w)).sum()) / c.n_head
+    assert found.max() > 0.1 and relative(seen["induction"][0][0], found) < 1e-12
+    assert relative(seen["spread of attention"][0][0], spread) < 1e-12
 
 
 @pytest.mark.filterwarnings("error")

@@ -22,6 +22,7 @@ import sample as G
 import train as T
 from common import page as P
 from common.checkpoint import load_model, models
+from common.pictures import draw_portrait, letters
 from common.score import influence, verdict
 from data.text import Tokenizer
 
@@ -157,6 +158,19 @@ def test_halves_of_characters_have_a_name():
     spelled = P.spell(tokenizer, ids, [{"likeliest": [[65, 66]]}])
     assert spelled["text"] == ["a", "", "é", "", "", "", "\U0001f30a", "\ufffd"]
     assert spelled["names"][0xc3] == "\\xc3" and spelled["names"][65] == "A" and spelled["ids"] == ids
+
+
+def test_a_portrait_is_given_the_letters_of_its_tokens(monkeypatch):
+    text = "a b\n$\u202e\U0001f30a\u05e9\u00e9"
+    data = SimpleNamespace(val=np.arange(9))
+    chars = Tokenizer({"kind": "char", "chars": text})
+    asked = []
+    for portrait in (lambda model, tokens, path, text="": asked.append(text), lambda *args: asked.append(len(args))):
+        monkeypatch.setattr(sys.modules[__name__], "portrait", portrait)
+        draw_portrait(Toy(), data, chars, "x.png")
+    assert asked == ["a b\u21b5$\u00b7\u00b7\u00b7\u00e9", 3]
+    assert letters(Tokenizer({"kind": "byte"}), "h\u00e9".encode()) == "h\u00b7\u00b7"
+    assert letters(SimpleNamespace(token_bytes=lambda i: b"the"), [1]) == ""
 
 
 def test_text_enters_the_page_as_data(tmp_path):
@@ -340,6 +354,28 @@ def test_hostile_text_is_text(browser, toy_page, width):
     assert browser.js("document.documentElement.scrollWidth") <= width
 
 
+def test_hostile_labels_are_text(browser, tmp_path, monkeypatch):
+    """Names, units and meanings come from a reader's own file."""
+    def mine(model, idx):
+        n = idx.shape[1]
+        return {HOSTILE: (np.ones((2, n)), HOSTILE, HOSTILE), "<b>cloud": (np.ones((2, n, 3)), HOSTILE, HOSTILE),
+                3: (np.arange(n), None, None)}
+    monkeypatch.setattr(sys.modules[__name__], "trace", mine)
+    write(tmp_path / "index.html", "to be or not " * 9)
+    browser.open(tmp_path / "index.html", 390)
+    for option in (HOSTILE, "3"):
+        browser.set("colour", option)
+        assert browser.js("$('colour').value") == option and colours(browser)[0] != ""
+    assert "3: 30" in browser.js("(choose(30), $('measured').innerText)")
+    assert browser.js("typeof hacked") == "undefined"
+    assert browser.js("[document.scripts.length, document.images.length]") == [2, 1]
+    for part in ("$('measured').innerText", "$('clouds').innerText", "$('colour').innerText"):
+        shown = browser.js(part)
+        assert "<img src=x onerror=" in shown or "<b>cloud" in shown
+        assert not re.search("[\u2028-\u202e\ufeff\x07\x1b]", shown), part
+    assert browser.js("document.documentElement.scrollWidth") <= 390
+
+
 def test_every_token_can_be_pointed_at(browser, toy_page):
     browser.open(toy_page)
     for i in range(0, P.PASSAGE):
@@ -354,7 +390,7 @@ def test_every_token_can_be_pointed_at(browser, toy_page):
     panel = browser.js("$('panel').innerText")
     assert "1 back" in panel and "1 ahead" in panel
     assert browser.js("document.querySelectorAll('.from').length") == 1         # the toy sees one token back
-    measured = browser.js("$('measured').innerText")
+    measured = browser.js("$('measured').innerText").replace("\xa0", " ")
     for words in ("warmth, layer 0: \u2212187 K", "counts from below zero", "charge </script>", "e & <b>"):
         assert words in measured
     browser.click("tokens[5]")

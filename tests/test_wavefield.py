@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import LENGTHS, relative
+from helpers import LENGTHS, awake, relative, tokens
 
 from common.checkpoint import ROOT, load_model
 from sample import tensor_bytes
@@ -192,13 +192,30 @@ def test_a_decayed_tail_is_exactly_zero():
         torch.set_flush_denormal(False)
 
 
+def test_trace_from_the_field_itself():
+    """The energy of an array of cells, and the mean of 1 / alpha that it weighs."""
+    model = awake(W, stride=2)
+    p = {key.removeprefix("blocks.0.attn."): value.numpy() for key, value in model.state_dict().items()}
+    c, text = model.config, tokens((14,))
+    x = W.rms_norm_ref(W.rms_norm_ref(p["wte.weight"][text]))
+    k, v, gate = (x @ p["kvg.weight"].T + p["kvg.bias"]).reshape(14, 3, c.n_head, -1).swapaxes(0, 1)
+    alpha = np.log1p(np.exp(p["damp"]))
+    deposit = v * np.sqrt((k * k).sum(-1, keepdims=True))
+    f, _ = W.wave_field_ref(deposit, alpha, p["omega"], p["phi"], 2, 2 * c.block_size)
+    energy = (f * f).sum(-1)                                     # (T, H)
+    seen = {what: array[0] for what, (array, _, _) in W.trace(model, text[None]).items()}
+    assert relative(seen["energy of the field"], energy.sum(1) / c.n_embd) < 1e-10
+    assert relative(seen["reach"], (energy / (2 * alpha)).sum(1) / energy.sum(1)) < 1e-10
+    assert relative(seen["gate"], W.sigmoid_ref(gate).mean((1, 2))) < 1e-10
+
+
 @pytest.mark.parametrize("sizes", [
     dict(block_size=1, n_layer=1, n_head=1, n_embd=4), dict(n_head=2, n_embd=8, stride=4)])
 @pytest.mark.filterwarnings("error")
 def test_portrait_of_any_size(sizes, tmp_path):
     model = W.Model(W.Config(vocab_size=7, **sizes))
-    for tokens in (np.arange(300) % 7, np.zeros(1, np.int64)):
-        W.portrait(model, tokens, tmp_path / "wave.png")
+    for idx in (np.arange(300) % 7, np.zeros(1, np.int64)):
+        W.portrait(model, idx, tmp_path / "wave.png")
         assert (tmp_path / "wave.png").stat().st_size > 20_000
 
 

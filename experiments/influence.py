@@ -1,0 +1,180 @@
+"""
+Who influences whom, and is it what the equation says?
+
+One token of a text is replaced by another, and every prediction moves by so many nats (common/score.py: `influence`).
+Points: the mean over all pairs of tokens at one distance, relative to distance 0, in a trained model. Line: what the
+term of the equation that reaches along the text would do alone, with the trained constants:
+
+    momentum         the shear: a key holds (1 + gamma) of its own token and -gamma of the one before
+    wavefield        the waves: w(d)^2, mean over the waves of all blocks; a shape, moved to the height of the points
+    fluidlm          diffusion, layer after layer: a drop of dye travels 1, 4 and 16 tokens a step
+    hydra            viscosity, layer after layer: it carries a token on to its neighbours
+    advection_glu    transport acts on each token for itself: nothing at any distance
+
+An equation moves a latent by so much, and for small moves nats are their square: so the lines are squares. Attention
+has no kernel to compare with, but a window: dotted.
+
+    python experiments/influence.py                two minutes on two cores: one seed, 30 CPU-seconds each, one text
+    python experiments/influence.py full=true      three seeds, 180 CPU-seconds, 4 texts; resume=true goes on
+"""
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lab import COLOUR, NAMES, chosen, collect, get_data, read_settings, save_picture, short_run
+
+from common.checkpoint import load_model
+from common.score import influence
+from common.settings import UserError, guard
+
+EDGES = [*range(34), 36, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 192, 224, 256]      # distances of the rows
+COLUMNS = "model minutes texts seed dataset small low high influence predicted".split()
+TITLES = {"momentum": "momentum: the shear", "wavefield": "wavefield: the waves",
+          "fluidlm": "fluidlm: diffusion 1, 4, 16", "hydra": "hydra: viscosity",
+          "advection_glu": "advection_glu: transport"}
+
+
+@dataclass
+class Settings:
+    out: str = "assets"                     # folder of influence.csv and influence.png
+    full: bool = False                      # three seeds, three minutes, 4 texts
+    seeds: int = 1                          # runs of each model
+    minutes: float = 0.5                    # CPU-minutes of each run
+    texts: int = 1                          # pieces of validation text, each of two windows
+    dataset: str = "plays"                  # the text
+    models: str = ",".join(NAMES)           # whose map
+    small: bool = False                     # tiny models, to try the script out
+    resume: bool = False                    # keep what influence.csv already holds
+
+    def __post_init__(self):
+        if self.seeds < 1 or self.texts < 1:
+            raise ValueError("seeds and texts should be 1 or more")
+
+
+FULL = dict(seeds=3, minutes=3.0, texts=4)
+
+
+def by_distance(model, data, texts):                             # -> (T,) mean nats at each distance, T two windows
+    """The upper half of the influence map, mean over its diagonals and over pieces of the text."""
+    T = 2 * model.config.block_size
+    if len(data) < T:
+        raise UserError(f"the validation text has {len(data)} tokens; a map needs {T}, give a longer text")
+    starts = np.unique(np.linspace(0, len(data) - T, texts).astype(int))
+    maps = [influence(model, data[s:s + T].astype(np.int64)) for s in starts]
+    return np.array([np.mean([kl.diagonal(d).mean(dtype=np.float64) for kl in maps]) for d in range(T)])
+
+
+@torch.no_grad()
+def predicted(name, model, T):                                   # -> (T,) the square of an impulse response
+    """What the term that reaches along the text makes of a single 1 at token 0."""
+    module = load_model(name)
+    seen = torch.zeros(1, T, 1, dtype=torch.float64)
+    seen[0, 0] = 1
+    if name == "momentum":
+        if "k" in model.config.shear:
+            gamma = torch.cat([block.attn.gamma[1] for block in model.blocks]).double()      # (L H, 1)
+            before = torch.zeros(1, 1, *gamma.shape)
+            seen = module.shear(seen[..., None].expand(-1, -1, *gamma.shape), gamma, before)[..., 0]
+    elif name == "wavefield":
+        waves = []
+        for block in model.blocks:
+            power, amp = module.resonator(*block.attn.physics(), T)
+            waves.append((amp * power).real)
+        seen = torch.cat(waves).T[None]                          # (1, T, waves)
+    elif name == "fluidlm":
+        seen = seen.expand(-1, -1, model.config.n_embd)
+        for block in model.blocks:
+            for step in range(model.config.n_steps):
+                past = F.pad(seen, (0, 0, 32, 0))
+                flow = module.laplacian(past, F.softplus(block.diff).double(), T, model.config.laplacian)
+                seen = seen + block.step().double() * flow
+    elif name == "hydra":
+        seen = F.pad(seen, (0, 0, 2, 0))                         # two empty tokens before it
+        for layer in model.layers:
+            seen = module.viscosity(seen, layer.nu, model.config.laplacian)
+        seen = seen[:, 2:]
+    return seen.square().mean((0, 2)).numpy()
+
+
+def work(name, minutes, texts, seed, dataset, small):
+    model, data, _ = short_run(name, dataset, {}, small, minutes=minutes, seed=seed, evaluations=1)
+    nats = by_distance(model, data.val, texts)
+    nats /= nats[0]
+    line = predicted(name, model.eval(), len(nats))
+    if name == "wavefield":                                      # its height is not the equation's
+        reached = slice(1, min(len(nats), 64))
+        line *= np.exp(np.mean(np.log((nats[reached] + 1e-12) / (line[reached] + 1e-12))))
+    else:
+        line /= line[0]
+    return [[low, high, nats[low:high].mean(), line[low:high].mean()]
+            for low, high in zip(EDGES, EDGES[1:]) if high <= len(nats)]
+
+
+def bump(values, d):
+    """The value at distance d over the mean of those on both sides."""
+    return values[d] / max((values[d - 1] + values[d + 1]) / 2, 1e-99)
+
+
+def draw(rows, s):
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    with rc_context({"font.size": 15}):
+        fig = Figure(figsize=(10, 12), layout="constrained")
+        ax = fig.subplots(3, 2, sharex=True, sharey=True)
+        names = list(dict.fromkeys(r["model"] for r in rows))
+        print("share of the influence from at most 1, 4, 16, 64 tokens back;",
+              "how far distances 4 and 16 stand out, measured and predicted")
+        for name, a in zip(names, ax.flat):
+            own = [r for r in rows if r["model"] == name]
+            distances = [(r["low"], r["high"]) for r in own if r["seed"] == own[0]["seed"]]
+            mean = {key: np.array([np.mean([r[key] for r in own if r["low"] == low]) for low, _ in distances])
+                    for key in ("influence", "predicted")}
+            at = np.array([(low + high - 1) / 2 + 1 for low, high in distances])
+            for seed in sorted({r["seed"] for r in own}):
+                dots = [r["influence"] or np.nan for r in own if r["seed"] == seed]
+                a.plot(at, dots, ".", ms=8, color=COLOUR[name], alpha=0.5)
+            line = np.where(mean["predicted"] > 1e-9, mean["predicted"], np.nan)
+            a.plot(at, line, "-" if np.isfinite(line).sum() > 3 else "_", color="black", lw=1.5, ms=16, mew=3)
+            ax.flat[-1].plot(at, np.where(mean["influence"] > 0, mean["influence"], np.nan), color=COLOUR[name], lw=2)
+            if name not in ("wavefield", "fluidlm"):
+                a.axvline(load_model(name).Config.block_size + 1, color="#777777", ls=":", lw=2)
+            a.set_title(TITLES[name])
+            width = np.array([high - low for low, high in distances])
+            nats = (mean["influence"] * width)[1:]               # of other tokens
+            low = np.array([low for low, _ in distances[1:]])
+            shares = [nats[low <= d].sum() / max(nats.sum(), 1e-99) for d in (1, 4, 16, 64)]
+            stand = [bump(mean[key], d) for d in (4, 16) for key in mean if len(at) > 17]
+            print(f"{name:<14}", *(f"{v:4.0%}" for v in shares), "  ", *(f"{v:.2f}" for v in stand))
+        for a in ax.flat[len(names):-1]:
+            a.set_axis_off()
+        ax.flat[-1].set_title("all, measured")
+        for a in ax.flat:
+            a.set(xscale="log", yscale="log", ylim=(1e-6, 2), xticks=[1, 2, 5, 17, 65, 129],
+                  xticklabels=["0", "1", "4", "16", "64", "128"])
+            a.minorticks_off()
+            a.grid(alpha=0.4)
+        for a in ax[-1]:
+            a.set_xlabel("tokens back")
+        for a in ax[:, 0]:
+            a.set_ylabel("influence, 1 = on itself")
+        fig.suptitle("dots: measured in trained models; black: what the equation's term\n"
+                     "would do alone; dotted: the end of the attention window", fontsize=15)
+        save_picture(fig, s.out, "influence.png")
+
+
+def main():
+    s = read_settings(Settings, FULL)
+    names = chosen(s.models, NAMES)
+    get_data(s.dataset)
+    jobs = [(name, s.minutes, s.texts, seed, s.dataset, s.small) for seed in range(s.seeds) for name in names]
+    draw(collect(Path(s.out, "influence.csv"), COLUMNS, work, jobs, s.resume), s)
+
+
+if __name__ == "__main__":
+    guard(main)
