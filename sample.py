@@ -7,6 +7,8 @@ The prompt and every new token go through the model's `state`: what a model must
 Two of the five hold a state that never grows; the others a key/value cache of block_size tokens.
 The last line says how large it is.
 """
+import common.start  # noqa: F401
+# isort: split
 import codecs
 import sys
 import time
