@@ -8,6 +8,7 @@ Two of the five hold a state that never grows; the others a key/value cache of b
 The last line says how large it is.
 """
 import common.start  # noqa: F401
+
 # isort: split
 import codecs
 import sys
@@ -17,11 +18,11 @@ from pathlib import Path
 
 import torch
 
-from common.checkpoint import build, load_checkpoint, tensor_bytes
+from common.checkpoint import any_prompt, build, load_checkpoint, tensor_bytes
 from common.machine import pick_device
 from common.page import write_text
 from common.score import evaluating
-from common.settings import UserError, guard, settings
+from common.settings import UserError, guard, settings, show
 
 
 @dataclass
@@ -61,7 +62,7 @@ def generate(model, ids, tokens, temperature=0.8, top_k=40, top_p=1.0, seed=1, s
             probs = torch.softmax(logits.float().cpu() / temperature, 0)
             probs, order = probs.sort(descending=True)
             probs[top_k or len(probs):] = 0
-            probs[probs.cumsum(0) - probs >= top_p * probs.sum()] = 0   # always keeps the first
+            probs[probs.cumsum(0) - probs >= max(top_p, 1e-9) * probs.sum()] = 0    # always keeps the first
             new = order[torch.multinomial(probs, 1, generator=generator)]
             yield int(new)
             if i + 1 < tokens:
@@ -74,10 +75,11 @@ def main():
     ckpt = load_checkpoint(path)
     model, tokenizer = build(ckpt, path, pick_device(s.device))
     torch.set_flush_denormal(True)
+    s.prompt = any_prompt(s.prompt, tokenizer, ckpt)
     ids = tokenizer.encode(s.prompt)
     if len(ids) == 0:
         raise UserError("the prompt is empty; give it at least one character, prompt=\"...\"")
-    print(s.prompt, end="", flush=True)
+    show(s.prompt)
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")   # half a letter
     state = {}
     written = []
@@ -87,7 +89,7 @@ def main():
         if not written:
             began = time.perf_counter()                 # the prompt is not counted
         written.append(new)
-        print(decoder.decode(tokenizer.token_bytes(new)), end="", flush=True)
+        show(decoder.decode(tokenizer.token_bytes(new)))
     speed = max(0, s.tokens - 1) / max(1e-9, time.perf_counter() - began)
     print(f"\n--- {speed:.0f} tokens/s; the state holds {tensor_bytes(state):,} bytes "
           f"after {len(ids) + s.tokens} tokens", file=sys.stderr)

@@ -16,6 +16,7 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")        # idle threads yield to a busy neighbour
 
 import common.start  # noqa: F401
+
 # isort: split
 
 import math

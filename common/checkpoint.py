@@ -11,7 +11,7 @@ import math
 import os
 import re
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -178,6 +178,15 @@ def restore(model, optimizers, ckpt, path):
                 shapes = {name: tuple(moment.shape) for name, moment in moments.items()}
                 if set(shapes) not in MOMENTS or any(s != p.shape for name, s in shapes.items() if name != "step"):
                     raise ValueError(f"its optimizer has {shapes} for a weight of {tuple(p.shape)}")
+
+
+def any_prompt(prompt, tokenizer, ckpt):
+    """The prompt; the first character of the validation text for a line break that the vocabulary does not have."""
+    with suppress(UserError):
+        if prompt == "\n":
+            tokenizer.encode(prompt)
+        return prompt
+    return tokenizer.decode(ckpt["tokens"][:1].tolist())
 
 
 def build(ckpt, path, device="cpu"):

@@ -160,6 +160,11 @@ def visible(text):
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", lambda c: ascii(c[0])[1:-1], text)
 
 
+def show(text):
+    """Print a piece of text as it comes; only a file or a pipe gets control characters."""
+    print(visible(text) if sys.stdout.isatty() else text, end="", flush=True)
+
+
 def open_streams():
     """stdout and stderr that can be written to: closed ones lead nowhere, files and pipes get UTF-8, and a terminal
     that cannot show a character shows ? instead."""
