@@ -80,12 +80,13 @@ def lock(out):
 
 
 def writable(*folders):
-    """The first of the folders in which a file can be made, else the last."""
+    """The first of the folders in which a file can be made, else the last. None of them is made."""
     for folder in folders:
-        with suppress(OSError):
-            os.makedirs(folder, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                return Path(folder)
+        there = Path(folder).absolute()
+        while not os.path.lexists(there):
+            there = there.parent
+        with suppress(OSError), tempfile.TemporaryFile(dir=there):
+            return Path(folder)
     return Path(folders[-1])
 
 

@@ -212,7 +212,7 @@ def test_variables_that_a_cluster_has_left(inside, text_file, monkeypatch, capsy
 @pytest.mark.parametrize("script", ["train.py", "sample.py"])
 def test_what_is_not_installed_and_ctrl_c_meanwhile(script, tmp_path):
     for numpy, status, what in [
-            ("raise ModuleNotFoundError(\"No module named 'numpy'\")", 2, "No module named 'numpy'); pip install -r req"),
+            ("raise ModuleNotFoundError('No module named numpy')", 2, "No module named numpy); pip install -r requ"),
             ("raise OSError('libtorch.so: no\\nmore')", 2, "(libtorch.so: no); pip install -r requirements.txt"),
             ("raise KeyboardInterrupt", 130, "")]:
         (tmp_path / "numpy.py").write_text(numpy)
