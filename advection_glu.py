@@ -536,6 +536,9 @@ def portrait(model, tokens, path, text=""):
 # norm is RMSNorm without gain: the gauge is that of the original's LayerNorm.
 
 if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(__doc__, "By itself it checks itself. Its settings: python train.py model=advection_glu help", sep="\n")
+        sys.exit(sys.argv[1].strip("-") not in ("help", "h") and 2)
     ok, model = self_check()
     line = __doc__[1:97]                                         # some of what the model has read
     os.makedirs("out", exist_ok=True)

@@ -784,6 +784,9 @@ class ScanChunk(torch.autograd.Function):
 # table's 10.7 million for the SwiGLU do not follow from its 8/3 expansion, which makes 8.65.
 
 if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(__doc__, "By itself it checks itself. Its settings: python train.py model=fluidlm help", sep="\n")
+        sys.exit(sys.argv[1].strip("-") not in ("help", "h") and 2)
     ok, model = self_check()
     os.makedirs("out", exist_ok=True)
     portrait(model, list(__doc__.encode()), "out/fluidlm.png", __doc__)

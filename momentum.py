@@ -496,6 +496,9 @@ def portrait(model, tokens, path):
 # k_{t-1}. Here the second is -gamma / (1 + gamma) times the first.
 
 if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(__doc__, "By itself it checks itself. Its settings: python train.py model=momentum help", sep="\n")
+        sys.exit(sys.argv[1].strip("-") not in ("help", "h") and 2)
     ok, model = self_check()
     os.makedirs("out", exist_ok=True)
     portrait(model, torch.randperm(32), "out/momentum.png")

@@ -10,6 +10,9 @@ Two of the five hold a state that never grows; the others a key/value cache of b
 The last line says how large it is. In a chat every turn goes on from the state of the last one:
 nothing is read twice.
 """
+import common.start  # noqa: F401
+
+# isort: split
 import sys
 import time
 from dataclasses import dataclass
@@ -21,7 +24,7 @@ from common.checkpoint import build, load_checkpoint, tensor_bytes
 from common.machine import pick_device
 from common.page import write_text
 from common.score import evaluating
-from common.settings import guard, settings
+from common.settings import guard, settings, show
 from common.writing import decoded, heard, read_prompt, read_stop, until
 
 
@@ -67,7 +70,7 @@ def generate(model, ids, tokens, temperature=0.8, top_k=40, top_p=1.0, seed=1, s
             probs = torch.softmax(logits.float().cpu() / temperature, 0)
             probs, order = probs.sort(descending=True)
             probs[top_k or len(probs):] = 0
-            probs[probs.cumsum(0) - probs >= top_p * probs.sum()] = 0   # always keeps the first
+            probs[probs.cumsum(0) - probs >= max(top_p, 1e-9) * probs.sum()] = 0    # always keeps the first
             new = order[torch.multinomial(probs, 1, generator=generator)]
             yield int(new)
             if i + 1 < tokens:
@@ -82,7 +85,7 @@ def write(model, tokenizer, ids, s, state):
     for text in until(decoded(tokenizer, new, written), s.stop):
         if not began:                                   # the prompt is not counted
             began = time.perf_counter()
-        print(text, end="", flush=True)
+        show(text)
     seconds = time.perf_counter() - began
     return written, max(0, len(written) - 1) / max(1e-9, seconds)
 
@@ -100,7 +103,7 @@ def main():
     for n in range(s.samples):
         if s.samples > 1:
             print(f"\n--- {n + 1} of {s.samples}")
-        print(prompt, end="", flush=True)
+        show(prompt)
         text = ids
         unread = ids
         state = {}

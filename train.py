@@ -15,6 +15,10 @@ import os
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")        # idle threads yield to a busy neighbour
 
+import common.start  # noqa: F401
+
+# isort: split
+
 import math
 import sys
 import time
@@ -27,14 +31,15 @@ from typing import Literal
 import numpy as np
 import torch
 
-from common.checkpoint import COLUMNS, ROOT, finite, fitting, load_checkpoint, load_model, save_checkpoint
+from common.checkpoint import COLUMNS, ROOT, finite, load_model, restore, save_checkpoint
 from common.files import lock, sha256, write_atomic, write_csv
-from common.machine import Processes, check_sizes, interrupts, pick_device, precision, torchrun, tune_cpu
+from common.machine import Processes, check_sizes, interrupts, pick_device, precision, rank, torchrun, tune_cpu
 from common.optimizer import clip_gradients, make_optimizers
 from common.page import write_run
 from common.pictures import draw, draw_loss, draw_portrait
+from common.resume import beginning, compare, model_meant, remembered
 from common.score import LONGEST, cold_loss, counter_loss, evaluate, leak, stream_loss
-from common.settings import UserError, guard, settings, split
+from common.settings import UserError, guard, settings, split, visible
 from data.text import Tokenizer, ensure_dataset, load_dataset
 from sample import generate
 
@@ -61,6 +66,7 @@ class Train:
     warmup: int = 50                    # iterations while lr rises; it falls in the second half
     eval_interval: int = 0              # iterations between evaluations; 0: ten evaluations a run
     eval_iters: int = 8                 # block_sizes of text that each stream of an evaluation reads
+    init: str = ""                      # a checkpoint whose weights to begin with, on any text
     resume: bool = False                # go on from ckpt.pt in the folder `out`
     overwrite: bool = False             # start over in a folder that holds a run
     compile: bool = False               # torch.compile: worth it on cuda, not on a CPU
@@ -158,13 +164,8 @@ def run(train, config, module, data, ckpt=None):
     optimizers = make_optimizers(model, train)
     progress = Progress()
     if ckpt:
-        with fitting(out / "ckpt.pt"):
-            model.load_state_dict(ckpt["model"])
-            for optimizer, saved in zip(optimizers, ckpt["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
-            progress = Progress(**ckpt["progress"])
-        if len(progress.rows) > 1 and progress.rows[-1][2] == "":
-            progress.rows.pop()         # the closing line of a finished run, which is written anew
+        restore(model, optimizers, ckpt, ckpt["path"])
+        progress = Progress(**ckpt["progress"])
     text_name = Path(train.dataset).name
     tokenizer = Tokenizer(data.meta["tokenizer"])
     about = dict(name=train.model, config=asdict(config), train=asdict(train), meta=data.meta,
@@ -178,7 +179,7 @@ def run(train, config, module, data, ckpt=None):
     def say(text, end="\n"):
         try:
             if team.rank == 0:
-                print(text, end=end, flush=True)
+                print(visible(text), end=end, flush=True)
         except OSError:                 # nobody reads on: stop as after Ctrl-C, and lose nothing
             caught.append("stdout is closed")
 
@@ -295,42 +296,33 @@ def run(train, config, module, data, ckpt=None):
 
 def main():
     given = split(sys.argv[1:])
-    module = load_model(given.get("model", Train.model))
+    name = model_meant(given, Train.model)
+    module = load_model(name)
     presets = getattr(module, "PRESETS", {})
     preset = given.get("preset", "")
     if preset and preset not in presets:
         raise UserError(f"no preset '{preset}'; there are {', '.join(presets)}")
-    defaults = dict(presets.get(preset, {}))
+    defaults = {"model": name} | presets.get(preset, {})
     train, config = settings(sys.argv[1:], Train, module.Config, defaults=defaults)
     for a, b in (("max_iters", "minutes"), ("resume", "overwrite")):
         if getattr(train, a) and getattr(train, b):
             raise UserError(f"{a} and {b} contradict each other; give one")
-    out = train.out or f"out/{train.model}"
-    with lock(out) if os.environ.get("RANK", "0") == "0" else nullcontext():
-        file = Path(out, "ckpt.pt")
-        ckpt = None
-        if file.exists() and not train.resume and not train.overwrite:
-            raise UserError(f"{out} holds a run; resume=true goes on, overwrite=true starts over, "
-                            "out=... keeps both")
-        if train.resume and file.exists():
-            ckpt = load_checkpoint(file)
-            defaults = ckpt["train"] | ckpt["config"] | defaults
-            if "max_iters" in given or "minutes" in given:      # a new budget replaces the old one
-                defaults |= {"max_iters": 0, "minutes": 0.0}
+    train.out = out = train.out or f"out/{train.model}"
+    with nullcontext() if rank() else lock(out):
+        ckpt = beginning(train)
+        spec = None
+        if ckpt:
+            defaults = remembered(ckpt, given) | defaults
             train, config = settings(sys.argv[1:], Train, module.Config, defaults=defaults)
-        elif train.resume:
-            print(f"note: no checkpoint in {out} yet; starting at iteration 0", file=sys.stderr)
-        train.out = out
-        data = load_dataset(ensure_dataset(train.dataset, ROOT / "data", Path("out/data")))
+            train.out = out
+            spec = ckpt["meta"].get("tokenizer")
+        data = load_dataset(ensure_dataset(train.dataset, ROOT / "data", Path("out/data"), out, spec))
         if "vocab_size" in given and config.vocab_size != data.meta["vocab_size"]:
             raise UserError(f"vocab_size={config.vocab_size} is not that of {train.dataset}; "
                             "leave it out")
         config.vocab_size = data.meta["vocab_size"]
         if ckpt:
-            saved = [ckpt["name"], ckpt["config"], ckpt["meta"].get("tokenizer")]
-            if saved != [train.model, asdict(config), data.meta["tokenizer"]]:
-                raise UserError(f"{file} has another shape or vocabulary; "
-                                "resume with the settings it was made with")
+            compare(ckpt, train, config, data)
         run(train, config, module, data, ckpt)
 
 

@@ -654,6 +654,9 @@ def wave_scan(deposit, alpha, omega, phi, stride, field, first=None, L=16):
 # (arXiv 2303.06349). Here all channels of a head share the pole, and its input is v |k|.
 
 if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(__doc__, "By itself it checks itself. Its settings: python train.py model=wavefield help", sep="\n")
+        sys.exit(sys.argv[1].strip("-") not in ("help", "h") and 2)
     ok, model = self_check()
     os.makedirs("out", exist_ok=True)
     text = " ".join(__doc__.split())

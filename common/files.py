@@ -6,13 +6,15 @@ import csv
 import hashlib
 import io
 import os
+import re
 import secrets
-import shutil
+import stat
 import sys
+import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from common.settings import UserError, first_line
+from common.settings import UserError, first_line, visible
 
 try:
     import fcntl
@@ -22,6 +24,9 @@ except ImportError:                                     # Windows
 
 def sha256(data):
     return hashlib.sha256(data).hexdigest()
+
+
+HALF = re.compile(r"\.tmp-[0-9a-f]{16}-.+", re.S)       # the name of a file that is half-written
 
 
 def write_atomic(path, data):
@@ -50,9 +55,13 @@ def write_csv(path, columns, rows):
 
 def lock(out):
     """An open file in the folder `out` that keeps other processes from training there until it is closed."""
+    path = Path(out, ".lock")
     try:
         Path(out).mkdir(parents=True, exist_ok=True)
-        file = open(Path(out, ".lock"), "w")
+        if path.is_symlink():                           # whose file would it be?
+            raise OSError(0, ".lock is a link")
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        file = os.fdopen(os.open(path, flags, 0o666), "wb", buffering=0)                # which empties nothing
     except OSError as e:
         raise UserError(f"cannot write into the folder {out}: {e.strerror}; give another with out=...") from None
     try:
@@ -63,12 +72,22 @@ def lock(out):
         raise UserError(f"another process is training in {out}; wait for it, or give another out=...") from None
     except OSError:                                     # a file system without locks
         pass
-    for path in Path(out).glob(".tmp-*"):               # what a kill has left half-written
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    for path in Path(out).iterdir():                    # what a kill has left half-written
+        with suppress(OSError):
+            if HALF.fullmatch(path.name) and stat.S_ISREG(path.lstat().st_mode):
+                path.unlink()
     return file
+
+
+def writable(*folders):
+    """The first of the folders in which a file can be made, else the last. None of them is made."""
+    for folder in folders:
+        there = Path(folder).absolute()
+        while not os.path.lexists(there):
+            there = there.parent
+        with suppress(OSError), tempfile.TemporaryFile(dir=there):
+            return Path(folder)
+    return Path(folders[-1])
 
 
 def read_file(path):
@@ -89,4 +108,4 @@ def note(what):
         yield
     except Exception as e:
         with suppress(OSError):
-            print(f"note: no {what} ({type(e).__name__}: {first_line(e)})", file=sys.stderr)
+            print(visible(f"note: no {what} ({type(e).__name__}: {first_line(e)})"), file=sys.stderr)

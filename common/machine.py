@@ -3,6 +3,8 @@ import ctypes
 import math
 import os
 import signal
+import sys
+import threading
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -13,12 +15,17 @@ from torch.nn.parallel import DistributedDataParallel
 from common.settings import UserError
 
 
+def rank():
+    """The number of this process in its run. Variables that a cluster has left in the environment do not count."""
+    return int(os.environ["RANK"]) if dist.is_torchelastic_launched() else 0
+
+
 def pick_device(name):
     """torch.device for auto, cpu, cuda, cuda:1, mps."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        name = f"cuda:{os.environ['LOCAL_RANK'] if dist.is_torchelastic_launched() else 0}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
@@ -52,9 +59,12 @@ def precision(device, dtype):
 def check_sizes(train, config, data, device, world):
     """Refuse what cannot work, before allocating: weights, gradients and moments, activations and logits, batches."""
     L, C, V, T = (getattr(config, key, 1) for key in ("n_layer", "n_embd", "vocab_size", "block_size"))
+    steps = getattr(config, "n_steps", 1)               # Euler steps keep what layers keep
+    known = {"n_layer", "n_embd", "vocab_size", "block_size", "n_head", "n_steps"}
+    most = max([1, *(value for key, value in vars(config).items() if type(value) is int and key not in known)])
     share = world if device.type == "cuda" else 1       # processes on a CPU share its memory, too
-    need = 16 * (8 * L * C * C + V * C + 1000 * L)
-    need += 4 * train.batch_size * T * (20 * L * C + 3 * V + 4 * train.grad_accum) / share
+    need = 16 * (8 * L * C * C + V * C + 1000 * L + C * most)
+    need += 4 * train.batch_size * T * (20 * L * C * steps + 3 * V + 4 * train.grad_accum + most) / share
     if device.type == "cuda":
         have = torch.cuda.mem_get_info(device)[0]
     elif hasattr(os, "sysconf"):
@@ -63,7 +73,7 @@ def check_sizes(train, config, data, device, world):
         have = math.inf
     if need > have:
         raise UserError(f"these sizes need about {need / 2**30:,.0f} GiB and {device} has {have / 2**30:,.0f}; "
-                        "lower n_embd, n_layer, block_size, batch_size or grad_accum")
+                        "lower n_embd, n_layer, block_size, batch_size, grad_accum or whatever you raised")
     if train.batch_size % world:
         raise UserError(f"batch_size={train.batch_size} does not divide over {world} processes; choose a multiple")
     shortest = min(len(data.train), len(data.val))
@@ -109,13 +119,20 @@ class Processes:
 
 def torchrun(device):
     """The processes that torchrun started, or this one alone; they do not yet know of each other."""
-    return Processes(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)), device)
+    if dist.is_torchelastic_launched():
+        return Processes(rank(), int(os.environ["WORLD_SIZE"]), device)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        print("note: WORLD_SIZE is set, but torchrun did not start this process: it trains alone", file=sys.stderr)
+    return Processes(device=device)
 
 
 @contextmanager
 def interrupts():
     """A list that collects SIGINT, SIGTERM and SIGHUP instead of dying of them."""
     caught = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught                                    # Python lets only the main thread catch them
+        return
     signals = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:     # nohup means: go on
         signals.append(signal.SIGHUP)

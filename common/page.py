@@ -21,13 +21,14 @@ import re
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from common.files import note, write_atomic
-from common.pictures import column, draw_portrait
+from common.pictures import column, draw_portrait, plain_style
 from common.score import evaluating, influence, verdict
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -110,7 +111,7 @@ def small(png):
 
 
 def drawn(model, data, tokenizer):
-    with tempfile.TemporaryDirectory() as folder:
+    with plain_style(), tempfile.TemporaryDirectory() as folder:
         draw_portrait(model, data, tokenizer, f"{folder}/physics.png")
         return small(Path(folder, "physics.png").read_bytes())
 
@@ -182,7 +183,8 @@ def write_run(model, data, tokenizer, train, progress, live, portrait=None, coun
 
     live: the run goes on; portrait: a picture that is drawn already; counter: nats per token that
     one gets by counting, to compare with."""
-    import matplotlib.figure  # noqa: F401                       # not counted: loss.png needs it
+    with suppress(Exception), plain_style():                     # not counted: loss.png needs it
+        import matplotlib.figure  # noqa: F401
     path = Path(train.out, "index.html")
     text_name = Path(train.dataset).name
     done = progress.share(train)

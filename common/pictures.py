@@ -3,11 +3,12 @@ import inspect
 import os
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from common.files import note
+from common.files import note, write_atomic
 
 
 def column(rows, i):                                             # -> iterations, values
@@ -28,6 +29,7 @@ def draw_loss(rows, counter, title, path):
     ax.plot(*column(rows, 3), "o-", color="#D55E00", label="validation")
     ax.axhline(counter, color="#999999", ls="--", label=f"counting letters gets you here: {counter:.3f}")
     ax.set(xlabel="iteration", ylabel="loss (nats per token)", title=title)
+    ax.title.set_parse_math(False)      # the name of a file may hold $
     ax.legend()
     ax.grid(alpha=0.3)
     ax.figure.savefig(path, dpi=110)
@@ -58,15 +60,28 @@ def draw_portrait(model, data, tokenizer, path):
         portrait(model, ids, path)
 
 
+@contextmanager
+def plain_style():
+    """matplotlib as it comes, whatever a matplotlibrc and MPLBACKEND say of TeX, fonts and windows."""
+    backend = os.environ.pop("MPLBACKEND", None)        # a wrong one would forbid the import
+    try:
+        import matplotlib.style
+        with matplotlib.style.context("default"):
+            yield
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+
+
 def draw(out, drawings):
-    """Each drawing(path) writes its picture(s) into a temporary folder, from where they are moved
+    """Each drawing(path) writes its picture(s) into a temporary folder, from where they are copied
     into place -> {name: path} of those that could be drawn; each of the others costs a note."""
     drawn = {}
     for name, drawing in drawings.items():
-        with note(f"{name}; resume=true draws again"):
-            with tempfile.TemporaryDirectory(dir=out, prefix=".tmp-") as folder:
+        with note(f"{name}; resume=true draws again"), plain_style():
+            with tempfile.TemporaryDirectory() as folder:
                 drawing(str(Path(folder, name)))
-                for path in Path(folder).iterdir():
-                    os.replace(path, Path(out, path.name))
+                for path in sorted(Path(folder).iterdir()):
+                    write_atomic(Path(out, path.name), path.read_bytes())
             drawn[name] = Path(out, name)
     return drawn

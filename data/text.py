@@ -13,6 +13,7 @@ import io
 import json
 import math
 import os
+import re
 import urllib.request
 import zipfile
 import zlib
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.files import read_file, sha256, write_atomic
+from common.files import read_file, sha256, writable, write_atomic
 from common.settings import UserError, did_you_mean
 
 
@@ -250,28 +251,54 @@ def prepared(folder, source):
         return False
 
 
-def ensure_dataset(name, root, cache):
-    """The folder of a data set: root/<name>, prepared if need be; for a text file, one in `cache` by its contents."""
+def ensure_dataset(name, root, cache, spare=None, spec=None):
+    """The folder of a data set: root/<name>, prepared if need be; for a text file, one in `cache` by its contents.
+
+    What cannot be written there goes into cache/<name>, and what not there into spare/data. spec: of the tokenizer that
+    a text file shall get, if not its own."""
     root, names = Path(root), sorted(p.parent.name for p in Path(root).glob("*/prepare.py"))
+    places = [Path(cache), *([Path(spare, "data")] if spare else [])]
     if name in names:
-        if not os.path.exists(root / name / "meta.json"):
-            print(f"preparing the data set {name} (once)", flush=True)
-            spec = importlib.util.spec_from_file_location(f"_prepare_{name}", root / name / "prepare.py")
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            module.prepare(root / name)
-        return root / name
+        folders = [root / name, *(place / name for place in places)]
+        for folder in folders:
+            if os.path.exists(folder / "meta.json"):
+                return folder
+        script = root / name / "prepare.py"
+        if not re.search(r"^def prepare\(", script.read_text("utf-8", "replace"), re.M):
+            raise UserError(f"{script} has no function prepare(out) (is it nanoGPT's?); give its text file instead, "
+                            f"dataset={root / name / 'input.txt'}")
+        folder = writable(*folders)
+        print(f"preparing the data set {name} (once{f', in {folder}' if folder != folders[0] else ''})", flush=True)
+        spec = importlib.util.spec_from_file_location(f"_prepare_{name}", script)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        module.prepare(folder)
+        return folder
     if os.path.isfile(os.path.join(name, "meta.json")):
         return Path(name)
+    if name and os.path.isfile(os.path.join(name, "meta.pkl")):
+        raise UserError(f"{name} is a data set of nanoGPT, whose meta.pkl is not opened here; give its text file "
+                        f"instead, dataset={os.path.join(name, 'input.txt')}")
     if not name or not os.path.exists(name):
         raise UserError(f"no data set or text file '{name}'; {did_you_mean(name, names)}"
                         f"give the path of a text file or one of {', '.join(names)}")
     data = read_file(name)
     text, source = to_text(data, name), {"file": Path(name).name, "sha256": sha256(data)}
-    folder, cut = Path(cache) / source["sha256"][:16], int(0.9 * len(text))
-    if not prepared(folder, source):
-        tokenizer = make_tokenizer("char", text, "") if len(set(text)) <= 256 else Tokenizer({"kind": "byte"})
+    tokenizer = make_tokenizer("char", text, "") if len(set(text)) <= 256 else Tokenizer({"kind": "byte"})
+    key = source["sha256"][:16]
+    if spec and spec != tokenizer.spec:
+        tokenizer = Tokenizer(spec)
+        source["tokenizer"] = sha256(json.dumps(spec, sort_keys=True, default=str).encode())
+        key = f"{key}-{source['tokenizer'][:16]}"
+    cut = int(0.9 * len(text))
+    for place in places:
+        if prepared(place / key, source):
+            return place / key
+    folder = writable(*places) / key
+    try:
         write_dataset(folder, tokenizer, text[:cut], text[cut:], source)
+    except UserError as e:
+        raise UserError(f"{name}: {e}" if "tokenizer" in source else str(e)) from None
     return folder
 
 

@@ -131,6 +131,8 @@ def main():
     at, rows, curves = np.arange(10, 320, 21), [], []
     trained = (build(load_checkpoint(s.ckpt), s.ckpt)[0] if Path(s.ckpt).exists() else
                short_run("wavefield", s.dataset, small=s.small, max_iters=s.max_iters)[0])
+    if not hasattr(trained.config, "stride"):
+        raise UserError(f"{s.ckpt} is of another model; give a checkpoint of wavefield")
     if s.layer >= trained.config.n_layer:
         raise UserError(f"layer={s.layer} is not one of the {trained.config.n_layer}, which count from 0")
     with torch.inference_mode():

@@ -7,6 +7,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 import zipfile
@@ -180,6 +181,55 @@ def test_files_that_are_not_text(tmp_path, content, what):
     (tmp_path / "a.txt").write_bytes(content)
     fails(what, ensure_dataset, str(tmp_path / "a.txt"), ROOT / "data", tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
+
+
+def test_data_sets_of_nanogpt(tmp_path, monkeypatch):
+    """A prepare.py that is a script, and what it wrote: told apart without running or unpickling anything."""
+    root = tmp_path / "data"
+    (root / "poems").mkdir(parents=True)
+    (root / "poems/prepare.py").write_text("import os, pickle, nowhere\nos.mkdir('exploded')\n")
+    ensure = lambda name: ensure_dataset(str(name), root, tmp_path / "cache")
+    assert "dataset=" in fails("has no function prepare(out)", ensure, "poems")
+    (tmp_path / "gpt").mkdir()
+    for name in ("meta.pkl", "train.bin", "val.bin"):
+        (tmp_path / "gpt" / name).write_bytes(b"\x80\x04")
+    assert "gpt/input.txt" in fails("a data set of nanoGPT", ensure, tmp_path / "gpt")
+    assert not os.path.exists("exploded")
+
+
+def test_a_checkout_that_cannot_be_written(tmp_path, monkeypatch, capsys):
+    """The data set goes into the cache, and where that cannot be written either, into the run's own folder."""
+    root = tmp_path / "data"
+    (root / "poems").mkdir(parents=True)
+    (root / "poems/prepare.py").write_text("from data.text import *\ndef prepare(out):\n"
+                                           "    write_dataset(out, Tokenizer({'kind': 'byte'}), 'abc', 'abc', {})\n")
+    real = tempfile.TemporaryFile
+
+    def refuse(dir):
+        if str(dir).startswith(str(root)):
+            raise OSError(errno.EROFS, "Read-only file system")
+        return real(dir=dir)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "a.txt").write_text(TEXT)
+    spare = tmp_path / "out"
+    for cache, place in ((tmp_path / "cache", tmp_path / "cache"), (tmp_path / "file/cache", spare / "data")):
+        for _ in range(2):                              # prepared, then found
+            assert ensure_dataset("poems", root, cache, spare) == place / "poems"
+        assert capsys.readouterr().out == f"preparing the data set poems (once, in {place / 'poems'})\n"
+        assert ensure_dataset(str(tmp_path / "a.txt"), root, cache, spare).parent == place
+    assert sorted(os.listdir(root / "poems")) == ["prepare.py"]
+
+
+def test_a_text_in_another_vocabulary(tmp_path):
+    """Cut with the tokenizer that is asked for, beside its own, unless a character is missing."""
+    (tmp_path / "a.txt").write_text("abcabc" * 9)
+    ensure = lambda spec: ensure_dataset(str(tmp_path / "a.txt"), ROOT / "data", tmp_path / "cache", spec=spec)
+    own = {"kind": "char", "chars": "abc"}
+    wide = {"kind": "char", "chars": "cxba"}
+    assert ensure(None) == ensure(own) != ensure(wide) == ensure(wide)
+    assert load_dataset(ensure(wide)).train[:3].tolist() == [3, 2, 0]
+    fails("a.txt: the vocabulary has no 'c'", ensure, {"kind": "char", "chars": "ab"})
 
 
 def test_files_that_cannot_be_read(tmp_path, monkeypatch):

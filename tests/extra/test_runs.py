@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -54,10 +55,9 @@ def test_a_full_disk_loses_nothing(inside, refused, text_file, tmp_path, monkeyp
 
 
 def test_a_disk_that_fills_while_drawing(inside, text_file, tmp_path, monkeypatch, capsys):
-    """It costs a note: the run ends as usual, and resume=true draws the rest; a kill's leftovers go then."""
+    """It costs a note: the run ends as usual, and resume=true draws the rest."""
     def full(model, tokens, path):
         raise OSError(errno.ENOSPC, "No space left on device")
-    left = tmp_path / "out/momentum/.tmp-abc"
     monkeypatch.setattr(train, "draw", draw)
     with monkeypatch.context() as patch:
         patch.setattr(load_model("momentum"), "portrait", full)
@@ -65,28 +65,161 @@ def test_a_disk_that_fills_while_drawing(inside, text_file, tmp_path, monkeypatc
     said = capsys.readouterr()
     assert "note: no physics.png; resume=true draws again (OSError: [Errno 28] No space left" in said.err
     assert "the validation text as a stream" in said.out
-    left.mkdir()
-    (left / "physics.png").write_bytes(b"half")
     assert (tmp_path / "out/momentum/loss.png").exists()
     inside("resume=true")
-    assert (tmp_path / "out/momentum/physics.png").exists() and not left.exists()
+    assert (tmp_path / "out/momentum/physics.png").exists()
 
 
 def test_one_run_in_a_folder(refused, inside, text_file, tmp_path):
     with lock(tmp_path / "a"):
         assert "another process is training" in refused(*TINY, f"dataset={text_file}", "max_iters=1", "out=a")
         assert "another process is training" in refused("resume=true", "out=a")
-    (tmp_path / "a/.tmp-0123-ckpt.pt").write_text("what a kill has left half-written")
-    inside(*TINY, f"dataset={text_file}", "max_iters=1", "out=a")
-    assert sorted(p.name for p in written(tmp_path / "a")) == ["best.pt", "ckpt.pt", "log.csv", "sample.txt"]
+
+
+def test_only_what_is_ours_is_cleaned_away(inside, text_file, tmp_path):
+    """In a folder full of a user's things, half-written files of our own making go, and nothing else."""
+    name = ".tmp-0123456789abcdef-"
+    (tmp_path / ".tmp-mine").mkdir()
+    (tmp_path / f"{name}folder").mkdir()
+    theirs = [".tmp-mine/a", f"{name}folder/b", ".tmp-notes", ".tmp-0123-ckpt.pt", f"x{name}ckpt.pt", "target", ".lock"]
+    for path in theirs:
+        (tmp_path / path).write_text("mine")
+    (tmp_path / f"{name}link").symlink_to("target")
+    (tmp_path / f"{name}ckpt.pt").write_text("what a kill has left half-written")
+    (tmp_path / "run").mkdir()
+    (tmp_path / f"run/{name}log.csv").write_text("of another run")
+    inside(*TINY, f"dataset={text_file}", "max_iters=1", "out=.")
+    assert all((tmp_path / path).read_text() == "mine" for path in [*theirs, f"{name}link"])
+    assert (tmp_path / f"run/{name}log.csv").exists() and not (tmp_path / f"{name}ckpt.pt").exists()
+
+
+def test_a_lock_that_is_a_link_or_a_folder(refused, text_file, tmp_path):
+    """Nothing is opened through a link, whose file is somebody's."""
+    (tmp_path / "thesis").write_text("ten years of work")
+    for out, make in (("a", lambda path: path.symlink_to("../thesis")), ("b", lambda path: path.symlink_to("../new")),
+                      ("c", lambda path: path.mkdir())):
+        (tmp_path / out).mkdir()
+        make(tmp_path / out / ".lock")
+        assert "cannot write into the folder" in refused(*TINY, f"dataset={text_file}", "max_iters=1", f"out={out}")
+    assert (tmp_path / "thesis").read_text() == "ten years of work" and not (tmp_path / "new").exists()
+
+
+# Pictures.
+
+def test_a_text_whose_name_is_no_formula(inside, text_file, tmp_path, monkeypatch, capsys):
+    """And a matplotlib that is told to use TeX, which is not there: pictures come as usual."""
+    import matplotlib
+    monkeypatch.setattr(train, "draw", draw)
+    monkeypatch.setitem(matplotlib.rcParams, "text.usetex", True)
+    monkeypatch.setitem(matplotlib.rcParams, "figure.dpi", 7)
+    (tmp_path / r"a$\frac{$.txt").write_text(text_file.read_text())
+    inside(*TINY, r"dataset=a$\frac{$.txt", "max_iters=1", r"out=b$^$")
+    assert "note: " not in capsys.readouterr().err
+    assert (tmp_path / "b$^$/loss.png").exists() and (tmp_path / "b$^$/physics.png").exists()
+    assert matplotlib.rcParams["text.usetex"] and matplotlib.rcParams["figure.dpi"] == 7, "a user's own stay"
+
+
+def test_a_matplotlib_that_is_set_up_wrongly(tmp_path):
+    (tmp_path / "matplotlibrc").write_text("text.usetex: true\nbackend: nonsense\nfont.size: many\n")
+    script = f"""
+import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+from common.pictures import draw, draw_loss
+rows = [[0, 0.0, "", 3.0, 4.0, 0.0, 0.0], [1, 0.1, 3.0, 2.9, 4.0, 0.1, 9.0]]
+drawn = draw(".", {{"loss.png": lambda path: draw_loss(rows, 1.0, "two $ and _{{ $", path)}})
+assert list(drawn) == ["loss.png"] and os.environ["MPLBACKEND"] == "nonsense"
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=ONE_THREAD | {"MPLBACKEND": "nonsense"},
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+# Streams.
+
+def test_streams_that_are_closed_or_full(tmp_path):
+    """Status 2 and one line where the output is lost, 0 where nobody wanted it, and never a traceback."""
+    script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from common.settings import UserError, guard\n"
+    says = "guard(lambda: print('x' * 9))"
+    errs = "def main(): raise UserError('wrong; mend it')\nguard(main)"
+    for code, redirect, status in [
+            (says, ">&-", 0), (says, "2>&-", 0), (says, "<&- >&- 2>&-", 0), (says, ">/dev/full", 2),
+            (errs, ">&-", 2), (errs, "2>&-", 2), (errs, "2>/dev/full", 2), (errs, ">/dev/full 2>/dev/full", 2)]:
+        done = subprocess.run(["bash", "-c", f'"$@" {redirect}', "bash", sys.executable, "-c", script + code],
+                              capture_output=True, text=True, timeout=60)
+        assert done.returncode == status, (code, redirect, done)
+        lines = done.stderr.splitlines()
+        assert len(lines) == (status == 2 and "2>" not in redirect), (code, redirect, done.stderr)
+        assert all(line.startswith("error: ") for line in lines)
+
+
+def test_output_is_utf8_unless_a_terminal_says_otherwise(monkeypatch):
+    monkeypatch.delenv("PYTHONIOENCODING", raising=False)
+    for terminal, want in ((False, "漢"), (True, "?")):
+        shown = io.BytesIO()
+        stream = io.TextIOWrapper(shown, "cp1252")
+        monkeypatch.setattr(stream, "isatty", lambda: terminal)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", stream)
+            guard(lambda: print("漢", end=""))
+        assert shown.getvalue() == want.encode()
 
 
 def test_a_terminal_that_is_not_utf8(inside, tmp_path, monkeypatch):
     (tmp_path / "text").write_text("naïve 漢字 🎭 " * 99, encoding="utf-8")
     shown = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, "ascii"))
+    stream = io.TextIOWrapper(shown, "ascii")
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdout", stream)
     guard(lambda: inside(*TINY, "dataset=text", "max_iters=2"))
     assert b"2 iterations in" in shown.getvalue() and b"?" in shown.getvalue()
+
+
+def test_control_characters_do_not_reach_the_terminal(inside, tmp_path, capsys):
+    (tmp_path / "t\x1b]0;x\x07.txt").write_text("\x1b[2J\x9b\u202e\ta\n" * 300)
+    inside(*TINY, "dataset=t\x1b]0;x\x07.txt", "max_iters=1")
+    shown = capsys.readouterr()
+    assert r"\x1b" in shown.out and r"t\x1b]0;x\x07.txt" in shown.out and r"\u202e" in shown.out
+    assert not set("\x07\x9b\u202e") & set(shown.out + shown.err)
+    assert re.sub("\x1b\\[K\r", "", shown.out).count("\x1b") == 0
+
+
+# Where and how it is started.
+
+def test_training_from_a_thread(inside, text_file):
+    """Where Python catches no signals: a run goes through all the same."""
+    failed = []
+
+    def work():
+        try:
+            inside(*TINY, f"dataset={text_file}", "max_iters=2")
+        except BaseException as e:
+            failed.append(e)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert not failed and steps("out/momentum/ckpt.pt") == 2
+
+
+def test_variables_that_a_cluster_has_left(inside, text_file, monkeypatch, capsys):
+    for name, value in dict(RANK="3", WORLD_SIZE="4", LOCAL_RANK="3", MASTER_ADDR="nowhere", MASTER_PORT="1").items():
+        monkeypatch.setenv(name, value)
+    inside(*TINY, f"dataset={text_file}", "max_iters=1")
+    assert "note: WORLD_SIZE is set, but torchrun did not start this" in capsys.readouterr().err
+    assert steps("out/momentum/ckpt.pt") == 1
+
+
+@pytest.mark.parametrize("script", ["train.py", "sample.py"])
+def test_what_is_not_installed_and_ctrl_c_meanwhile(script, tmp_path):
+    for numpy, status, what in [
+            ("raise ModuleNotFoundError('No module named numpy')", 2, "No module named numpy); pip install -r requ"),
+            ("raise OSError('libtorch.so: no\\nmore')", 2, "(libtorch.so: no); pip install -r requirements.txt"),
+            ("raise KeyboardInterrupt", 130, "")]:
+        (tmp_path / "numpy.py").write_text(numpy)
+        done = subprocess.run([sys.executable, ROOT / script, "help"], env=ONE_THREAD | {"PYTHONPATH": str(tmp_path)},
+                              capture_output=True, text=True, timeout=60)
+        assert done.returncode == status and what in done.stderr, done.stderr
+        assert done.stderr.count("\n") == (status == 2), done.stderr
 
 
 # Interrupts.
@@ -102,8 +235,9 @@ def test_interrupt_saves_and_resume_is_unbroken(number, inside, text_file, tmp_p
         inside(*args, "out=broken")
     assert "stopped and saved after iteration 5; add resume=true to go on" in capsys.readouterr().out
     assert steps("broken/ckpt.pt") == 5 and signal.getsignal(number) is before
-    inside(*args, "out=broken", "resume=true")
+    inside("out=broken", "resume=true")
     assert losses("broken/log.csv") == losses("whole/log.csv")
+    assert (tmp_path / "broken/sample.txt").read_text() == (tmp_path / "whole/sample.txt").read_text()
 
 
 def test_nohup_goes_on(inside, text_file, monkeypatch):
@@ -167,6 +301,7 @@ import torch
 import torch._dynamo                # the optimizers import it in every child otherwise: seconds
 torch.set_num_threads(1)
 import train
+from common.checkpoint import load_checkpoint
 train.draw = lambda *args: dict()                       # pictures come after the last save
 train.write_run = lambda *args, **more: None
 base = {[*TINY, f"dataset={text_file}", "max_iters=600", "eval_interval=20", "dropout=0.1"]!r}
@@ -206,7 +341,7 @@ for dies in moments:
         os.kill(pid, signal.SIGKILL)
     assert os.waitpid(pid, 0)[1] == signal.SIGKILL, dies
     there = os.path.exists("broken/ckpt.pt")
-    seen.append(there and train.load_checkpoint("broken/ckpt.pt")["progress"]["step"])
+    seen.append(there and load_checkpoint("broken/ckpt.pt")["progress"]["step"])
 assert not seen[1] and seen[2] == seen[3] == 0 and sorted(seen) == seen, seen
 assert os.waitpid(child(*resume), 0)[1] == 0
 print(len(seen))
@@ -215,6 +350,7 @@ print(len(seen))
                           capture_output=True, text=True, timeout=200)
     assert done.returncode == 0 and done.stdout.split()[-1] == "30", done.stderr
     assert losses(tmp_path / "broken/log.csv") == losses(tmp_path / "whole/log.csv")
+    assert (tmp_path / "broken/sample.txt").read_bytes() == (tmp_path / "whole/sample.txt").read_bytes()
     assert not list((tmp_path / "broken").glob(".tmp-*")), "what the kills left is cleared away"
 
 

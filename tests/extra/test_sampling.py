@@ -1,10 +1,11 @@
 """sample.py: one line for whatever is wrong, and every extreme of its settings."""
+import importlib
 import subprocess
 import sys
 
 import pytest
 import torch
-from helpers import ONE_THREAD
+from helpers import ONE_THREAD, TINY
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,7 +33,7 @@ def test_sample_says_what_is_wrong(trained, words, part, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("words", [
-    "temperature=0", "temperature=1e-300", "temperature=100", "top_k=999999", "top_k=0 top_p=1e-30",
+    "temperature=0", "temperature=1e-300", "temperature=100", "top_k=999999", "top_k=0 top_p=1e-30", "top_p=1e-300",
     "tokens=0"])
 def test_sample_takes_extremes(trained, text_file, words, monkeypatch, capsys):
     prompt = text_file.read_text()[:100]                # six times the block
@@ -135,6 +136,44 @@ def test_letters_of_two_tokens_are_shown_whole():
     tokenizer = Tokenizer({"kind": "byte"})
     ids, written = list("aü".encode()) + [0xc3], []
     assert list(decoded(tokenizer, ids, written)) == ["a", "", "ü", "", "\ufffd"] and written == ids
+
+
+def sampled(monkeypatch, capsys, *words):
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["sample.py", *words])
+    try:
+        guard(sample.main)
+    finally:
+        torch.set_flush_denormal(False)
+    return capsys.readouterr().out
+
+
+def test_a_text_of_one_line_and_control_characters(inside, tmp_path, no_pictures, monkeypatch, capsys):
+    """Without a line break or a space any character begins; a file gets \\x1b as it is, a terminal
+    does not."""
+    text = "ab\x1b[2J\x9b" * 300
+    (tmp_path / "line.txt").write_text(text)
+    inside(*TINY, "dataset=line.txt", "max_iters=1", "out=run")
+    words = ["ckpt=run/ckpt.pt", "tokens=60"]
+    raw = sampled(monkeypatch, capsys, *words)
+    assert raw[0] in text and "\x1b" in raw and len(raw) == 61
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.stdout, "isatty", lambda: True)
+        seen = sampled(patch, capsys, *words)
+    assert not {"\x1b", "\x9b"} & set(seen) and seen == raw.replace("\x1b", r"\x1b").replace("\x9b", r"\x9b")
+
+
+def test_a_checkpoint_of_another_model_in_an_experiment(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    monkeypatch.chdir(tmp_path)
+    for name, what in (("filters", "is of another model; give a checkpoint of wavefield"),
+                       ("halting", "takes one Euler step")):
+        module = importlib.import_module(name)
+        monkeypatch.setattr(sys, "argv", [name, f"ckpt={trained}", "small=true"])
+        with pytest.raises(SystemExit) as e:
+            guard(module.main)
+        line = capsys.readouterr().err
+        assert e.value.code == 2 and what in line and line.count("\n") == 1
 
 
 def test_sample_into_a_closed_pipe_and_an_ascii_terminal(trained):

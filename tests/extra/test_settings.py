@@ -1,6 +1,8 @@
 """Nothing that a student types ends in a traceback: one line that says what is wrong and what to do."""
 import os
+import runpy
 import signal
+import sys
 import time
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 import common.checkpoint
-from common.checkpoint import load_checkpoint, models
+from common.checkpoint import ROOT, load_checkpoint, models
 from common.pictures import draw_loss
 from common.settings import UserError, guard, settings
 
@@ -68,6 +70,13 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
     ("dtype=float16", "bfloat16"),
     ("grad_accum=1e12", "GiB"),
     ("n_embd=1e18", "GiB"),
+    ("model=fluidlm n_steps=1e9", "GiB"),
+    ("model=fluidlm d_state=1e9", "GiB"),
+    ("model=fluidlm local_window=1e12", "GiB"),
+    ("model=hydra zeus=true n_field=1e9", "GiB"),
+    ("model=hydra sinkhorn_iters=1e9", "GiB"),
+    ("model=wavefield stride=1e9", "GiB"),
+    ("init=nowhere.pt", "no checkpoint nowhere.pt"),
 ])
 def test_wrong_settings(refused, text_file, tmp_path, words, part):
     (tmp_path / "file").write_text("mine")
@@ -105,6 +114,15 @@ def test_help(inside, capsys):
         shown = capsys.readouterr().out
         assert e.value.code == 0 and "batch_size=16" in shown
         assert ("n_field" in shown) == ("model=hydra" in words)
+
+
+@pytest.mark.parametrize("name", models())
+def test_a_model_file_by_itself_has_no_settings(name, monkeypatch, capsys):
+    for word, status in (("help", False), ("--help", False), ("n_embd=4", 2)):
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", word])
+        with pytest.raises(SystemExit) as e:
+            runpy.run_path(str(ROOT / f"{name}.py"), run_name="__main__")
+        assert e.value.code == status and f"python train.py model={name} help" in capsys.readouterr().out
 
 
 def test_models_are_files(tmp_path, monkeypatch):
