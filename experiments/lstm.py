@@ -2,7 +2,7 @@
 The rival that is easiest to take: `torch.nn.LSTM`, trained by the same loop, clock and schedule as ours, with an
 optimizer and a learning rate of its own. Others are tried with
 
-    python experiments/sweep.py full=true model=lstm changes="optimizer=muon lr=1e-2|lr=3e-3|batch_size=32"
+    python experiments/sweep.py full=true model=lstm changes="optimizer=adamw|lr=1e-2|batch_size=32"
 """
 import sys
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import optimizer
 
-RECIPE = dict(optimizer="adamw", lr=5e-3, weight_decay=0.0)      # of train.py's settings
+RECIPE = dict(optimizer="muon", lr=5e-3, weight_decay=0.0)       # of train.py's settings
 
 
 @dataclass
