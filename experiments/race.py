@@ -39,14 +39,14 @@ class Settings:
     full: bool = False              # three seeds, three minutes
     seeds: int = 1                  # runs per model and budget
     minutes: float = 0.25           # CPU-minutes of each run of the first kind
-    max_iters: int = 40             # iterations of each run of the second kind
+    max_iters: int = 40             # iterations of each run of the second kind; 0: no such runs
     dataset: str = "plays"          # the text
     models: str = ",".join(["baseline", *NAMES, "lstm", "counter"])       # who runs: these, or any model file
     small: bool = False             # tiny models, to try the script out
     resume: bool = False            # keep what race.csv already holds
 
 
-FULL = dict(seeds=3, minutes=3.0, max_iters=100)
+FULL = dict(seeds=3, minutes=3.0, max_iters=0)
 
 
 def generation(model, idx, tokens=100):                          # (1, 1000) -> tokens/s, bytes
@@ -102,8 +102,6 @@ def work(model, budget, limit, seed, dataset, small):
 
 def table(rows):
     """The README's table, a line each: means over seeds, losses with their standard deviation."""
-    lines = ["| model | parameters | tokens seen | stream, same seconds | bits/byte | in windows of 128 "
-             "| stream, same tokens | generated/s | state |", "| --- " + "| ---: " * 8 + "|"]
     final = [r for r in rows if r["final"]]
 
     def column(model, key, budget="seconds"):
@@ -114,15 +112,21 @@ def table(rows):
             return "not measured"
         return f"{x.mean():.3f}" + (f" ± {x.std(ddof=1):.3f}" if len(x) > 1 else "")
 
-    names = list(dict.fromkeys(r["model"] for r in final))
-    for m in sorted(names, key=lambda m: column(m, "cold").mean()):
-        cells = [m, f"{column(m, 'parameters')[0]:,.0f}", f"{column(m, 'tokens').mean() / 1e6:.1f} M",
-                 spread(column(m, "val_loss")), f"{column(m, 'bits_per_byte').mean():.3f}", spread(column(m, "cold"))]
+    names = list(dict.fromkeys(r["model"] for r in final if r["budget"] == "seconds"))
+    same_tokens = any(r["budget"] == "tokens" for r in final)
+    head = ["model", "parameters", "seconds", "tokens seen", "stream", "bits/byte", "in windows of 128"]
+    head += ["stream, same tokens"] * same_tokens + ["generated/s", "state"]
+    lines = [f"| {' | '.join(head)} |", "| --- " + "| ---: " * (len(head) - 1) + "|"]
+    for m in sorted(names, key=lambda m: column(m, "val_loss").mean()):
+        cells = [m, f"{column(m, 'parameters')[0]:,.0f}", f"{column(m, 'seconds').mean():.0f}",
+                 f"{column(m, 'tokens').mean() / 1e6:.1f} M", spread(column(m, "val_loss")),
+                 f"{column(m, 'bits_per_byte').mean():.3f}", spread(column(m, "cold"))]
+        if same_tokens:
+            cells.append("-" if m == "counter" else spread(column(m, "val_loss", "tokens")))
         if m == "counter":
-            cells += ["-", "-", "-"]
+            cells += ["-", "-"]
         else:
-            generated = np.median([*column(m, "generated_per_s"), *column(m, "generated_per_s", "tokens")])
-            cells += [spread(column(m, "val_loss", "tokens")), f"{generated:,.0f}",
+            cells += [f"{np.median(column(m, 'generated_per_s')):,.0f}",
                       f"{column(m, 'state_bytes').mean() / 1024:,.0f} KiB"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
@@ -130,10 +134,11 @@ def table(rows):
 
 def draw(rows, s):
     from matplotlib.figure import Figure
-    fig = Figure(figsize=(13, 5.6), layout="constrained")
-    for a, x in zip(fig.subplots(1, 2), ("seconds", "tokens")):
+    raced = [x for x in ("seconds", "tokens") if any(r["budget"] == x for r in rows)]
+    fig = Figure(figsize=(1 + 6 * len(raced), 5.6), layout="constrained")
+    for a, x in zip(fig.subplots(1, len(raced), squeeze=False)[0], raced):
         last = []
-        for m in dict.fromkeys(r["model"] for r in rows if r["model"] != "counter"):
+        for m in dict.fromkeys(r["model"] for r in rows if r["model"] != "counter" and r["budget"] == x):
             colour = COLOUR.get(m, "#000000")
             runs = []
             for seed in range(s.seeds):
@@ -168,8 +173,8 @@ def main():
     get_data(s.dataset)
     names = chosen(s.models, ["baseline", "lstm", "counter", *models()])
     budgets = (("seconds", s.minutes), ("tokens", s.max_iters))
-    jobs = [(model, budget, limit, seed, s.dataset, s.small) for budget, limit in budgets for seed in range(s.seeds)
-            for model in names if model != "counter" or (budget, seed) == ("seconds", 0)]
+    jobs = [(model, budget, limit, seed, s.dataset, s.small) for budget, limit in budgets if limit
+            for seed in range(s.seeds) for model in names if model != "counter" or (budget, seed) == ("seconds", 0)]
     rows = collect(Path(s.out, "race.csv"), COLUMNS, work, jobs, s.resume)
     print("", *table(rows), sep="\n")
     draw(rows, s)
