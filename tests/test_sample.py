@@ -68,7 +68,7 @@ def test_every_token_is_read_once():
 
 def test_the_command_passes_its_settings_on(trained, monkeypatch, capsys):
     model, tokenizer = build(load_checkpoint(trained), trained)
-    settings = dict(temperature=1.7, top_k=9, top_p=0.9, seed=5)
+    settings = dict(temperature=1.7, top_k=9, top_p=0.5, seed=5)
     words = ["prompt=A:", "tokens=40", *(f"{key}={value}" for key, value in settings.items())]
     monkeypatch.setattr(sys, "argv", ["sample.py", f"ckpt={trained}", *words])
     try:
