@@ -24,17 +24,16 @@ def model_tests(name):
     return f"tests/test_{name}.py tests/test_models.py -k '{name} and not (self_check or portrait_of or overfits)'"
 
 
-FITTING = "tests/test_train.py -k 'loop or learning_rate or told or drops or clip or passes or goes_on or finite or seconds'"
+FITTING = "tests/test_train.py -k 'loop or learning or told or drops or clip or passes or goes_on or finite or seconds'"
 RUNNING = "tests/test_train.py -k 'best or ten_eval or bits_per or appended or in_every_pass or same_seed or portrait'"
 OPTIMIZER = "tests/test_train.py -k 'muon or decay or one_optimizer or clip'"
 SAMPLING = "tests/test_sample.py tests/test_train.py -k 'test_sample or generate'"
-SCORE = "tests/test_score.py -k 'not (streams or drift or alarm or cheats)'"
+SCORE = "tests/test_score.py -k 'not (stay_good or breaks_streams or alarm or cheats)'"
 LEAK = "tests/test_score.py -k 'leak or false_alarm'"
 CHECKPOINTS = "tests/extra/test_checkpoints.py"
 DATA = "tests/test_data.py tests/extra/test_data_damage.py"
 BPE = "tests/test_bpe.py tests/extra/test_bpe_damage.py -k 'not five_seconds'"
 COUNTER = "tests/test_counting.py -k 'not experiment'"
-SETTINGS = "tests/extra/test_settings.py tests/test_train.py -k 'settings'"
 RUNS = "tests/extra/test_runs.py -k 'not (thirty or process)'"
 
 FAULTS = {}                 # {file: [(from, to, tests), ...]}
@@ -52,7 +51,7 @@ FAULTS["train.py"] = [
     ("hash((train.seed, progress.step, team.rank))", "hash((progress.step, team.rank))", FITTING),
     ("y[i].to(device))[1] / train.grad_accum", "y[i].to(device))[1]", FITTING),
     ("loss += part.detach()", "loss = part.detach()", FITTING),
-    ("if not math.isfinite(loss):\n            raise FloatingPoint", "if False:\n            raise FloatingPoint", FITTING),
+    ("if not math.isfinite(loss):\n            raise FloatingPoint", "if 0:\n            raise FloatingPoint", FITTING),
     ("clip_gradients(model, train.clip)", "pass", FITTING),
     ("clip_gradients(model, train.clip)", 'clip_gradients(model, "global")', FITTING),
     ("            optimizer.zero_grad()", "            pass", FITTING),
@@ -126,8 +125,8 @@ FAULTS["common/score.py"] = [
     ("            with autocast:\n", "            with nullcontext():\n", RUNNING),
     ("for order in range(1, 8))", "for order in range(1, 3))", SCORE),
     ("Counter(data.train[-2**21:]", "Counter(data.val[-2**21:]", SCORE),
-    ("for other in (edited, idx[:, :t]):", "for other in (idx[:, :t],):", LEAK),
-    ("edited[:, t:] = (idx[:, t:] +", "edited[:, t + 1:] = (idx[:, t + 1:] +", LEAK),
+    ("for other in (edited, idx[:, :t]):", "for other in (edited,):", LEAK),
+    ("model).cpu().double().eval()", "model).cpu().float().eval()", LEAK),
 ]
 
 FAULTS["common/checkpoint.py"] = [
@@ -136,7 +135,7 @@ FAULTS["common/checkpoint.py"] = [
     ("        model.load_state_dict(ckpt[\"model\"])", "        pass", CHECKPOINTS + " tests/test_sample.py"),
     ("    if tokenizer.vocab_size != model.config.vocab_size:", "    if False:", CHECKPOINTS),
     ("    if not all(plain(tensor) for tensor in tensors(ckpt)):", "    if False:", CHECKPOINTS),
-    ("t.numel() * t.element_size()", "t.numel()", "tests/test_wavefield.py tests/test_sample.py tests/test_score.py"),
+    ("t.numel() * t.element_size()", "t.numel()", "tests/test_sample.py -k bytes"),
     ("yield from tensors(list(nest.values()))", "pass", CHECKPOINTS),
 ]
 
@@ -154,13 +153,11 @@ FAULTS["common/machine.py"] = [
     ("if dtype == \"bfloat16\" or", "if", "tests/test_train.py -k precision"),
     ("or dtype == \"auto\" and device.type == \"cuda\":", ":", "tests/test_train.py -k precision"),
     ("or dtype == \"auto\" and device.type == \"cuda\":", "or dtype == \"auto\":", "tests/test_train.py -k precision"),
-    ("    if need > have:", "    if False:", SETTINGS),
     ("    if shortest < T + 2:", "    if False:", "tests/extra/test_settings.py"),
     ("lambda number, frame: caught.append(number)", "lambda number, frame: None", RUNS),
     ("            signal.signal(s, handler)", "            pass", RUNS),
     ("    torch.set_flush_denormal(True)", "    pass", "tests/test_train.py -k tuned"),
     ("return tensor / self.world", "return tensor", "tests/test_train.py -k two_processes"),
-    ("dist.ReduceOp.MAX", "dist.ReduceOp.MIN", "tests/extra/test_runs.py -k agree"),
 ]
 
 FAULTS["common/counter.py"] = [
@@ -268,7 +265,6 @@ FAULTS["hydra.py"] = [(old, new, model_tests("hydra")) for old, new in [
     ("return z + self.lam * self.drop(f)", "return z + self.lam * f"),
     ("(\"bias\", \"proj.weight\", \"skew.weight\")", "(\"bias\", \"proj.weight\")"),
     ("std=0.5 / math.sqrt(p.shape[1])", "std=2 / math.sqrt(p.shape[1])"),
-    ("w.to(v.dtype), v)", "w, v)"),
     ("n_layer=8, n_head=8, n_embd=512, block_size=256", "n_layer=8, n_head=8, n_embd=512, block_size=512"),
 ]]
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import sample
-from common.checkpoint import build, load_checkpoint
+from common.checkpoint import build, load_checkpoint, tensor_bytes
 from sample import generate
 
 P = torch.tensor([0.1, 0.4, 0.2, 0.3])
@@ -81,3 +81,8 @@ def test_the_command_passes_its_settings_on(trained, monkeypatch, capsys):
     for key, default in (("temperature", 0.8), ("top_k", 40), ("top_p", 1.0), ("seed", 1)):
         other = tokenizer.decode(generate(model, ids, 40, **settings | {key: default}))
         assert other != expected, f"{key} ignored would be seen"
+
+
+def test_bytes_of_a_state():
+    state = {"pos": 7, 0: {"k": torch.zeros(3, 2), "h": [torch.zeros(5, dtype=torch.complex128)]}}
+    assert tensor_bytes(state) == 6 * 4 + 5 * 16

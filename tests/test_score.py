@@ -213,3 +213,13 @@ def test_where_a_leak_is():
             return logits, None
     nats, later, earlier = leak(Peek(), np.arange(8) + 10)
     assert 1e-6 < nats < 1e-2 and 3 < later <= 6 and earlier == 3
+
+
+def test_a_leak_of_the_length_alone():
+    """No token is read ahead, but how long the text is."""
+    class Longer(Seen):
+        def forward(self, idx, targets=None, state=None):
+            logits = super().forward(idx, None, {})[0].double()
+            logits[..., 5] += 1e-3 * idx.shape[1]
+            return logits, None
+    assert leak(Longer(), np.arange(8) + 10)[0] > 1e-6

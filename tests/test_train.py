@@ -85,6 +85,26 @@ def test_muon_has_momentum():
     assert relative(p.detach(), w) < 1e-5
 
 
+def test_muon_reaches_small_directions():
+    """A direction with a hundredth of the largest gradient takes all five steps to come to one."""
+    torch.manual_seed(0)
+    u, _, v = torch.linalg.svd(torch.randn(8, 32), full_matrices=False)
+    s = torch.linalg.svdvals(orthogonal(u @ torch.diag(torch.logspace(0, 2, 8)) @ v))
+    assert s.min() > 0.5 and s.max() < 1.3, s
+
+
+def test_muon_takes_the_hidden_matrices_and_no_more():
+    """Not the embedding, nor a head that is tied to it, nor what does not learn."""
+    module = load_model("momentum")
+    model = module.Model(small(module))                 # gamma does not learn
+    model.head = torch.nn.Linear(8, 4)
+    model.head.weight = model.wte.weight
+    muon, adamw = make_optimizers(model, T.Train())
+    ids = lambda optimizer: {id(p) for group in optimizer.param_groups for p in group["params"]}
+    hidden = {id(p) for key, p in model.blocks.named_parameters() if key.endswith("weight")}
+    assert ids(muon) == hidden and ids(adamw) == {id(model.wte.weight), id(model.head.bias)}
+
+
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_weights_decay(optimizer):
     """Without a gradient a step takes lr weight_decay of every matrix, and nothing of the rest."""

@@ -265,3 +265,12 @@ def test_the_mean_of_a_long_stream_still_moves():
     before = state["total"].clone()
     layer(x, state)
     assert relative(state["total"] - before, step) < 1e-4
+
+
+def test_a_wave_that_turns_and_turns_keeps_its_digits():
+    """The angle after 300 tokens is exact, also for weights in float32."""
+    waves = physics(dtype=torch.float32)
+    power, _ = W.resonator(*waves, STRIDE, FIELD, 300)
+    alpha, omega, _ = (wave.double() for wave in waves)
+    expected = torch.polar((-alpha * STRIDE * 299).exp(), omega * STRIDE * 299)
+    assert relative(power[:, 299], expected) < 1e-12
