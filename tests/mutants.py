@@ -1,7 +1,7 @@
 """
 Does the suite notice when the recipe is broken? Deliberate faults, one at a time, and the tests that should see them.
 
-    python tests/mutants.py                 all of them, half an hour: survivors, and how many of each file were killed
+    python tests/mutants.py                 all of them: survivors, and how many of each file were killed
     python tests/mutants.py train sample    those of the files whose names have one of these words
 
 A fault is (file, from, to, tests): `from` stands exactly once in the file (tests/test_mutants.py), `tests` is what
@@ -68,9 +68,10 @@ FAULTS["train.py"] = [
     ("            progress.best = loss", "            pass", RUNNING),
     ("progress = Progress(**ckpt[\"progress\"])",
      "progress = Progress(**ckpt[\"progress\"] | {\"best\": math.inf})", RUNNING),
-    ("progress.rows.pop()         #", "pass         #", RUNNING),
-    ("optimizer.load_state_dict(saved)", "pass", RUNS),
-    ("model.load_state_dict(ckpt[\"model\"])", "pass", RUNS),
+    ("progress=asdict(progress))", "progress=asdict(Progress()))", RUNS),
+    ("optimizer.state_dict() for optimizer in optimizers]",
+     "optimizer.state_dict() for optimizer in make_optimizers(model, train)]", RUNS),
+    ("model=model.state_dict(), optimizers", "model=module.Model(config).state_dict(), optimizers", RUNS),
     ("loss = evaluate(model, data.val, train.batch_size, length, autocast)",
      "loss = evaluate(model, data.val, train.batch_size, length)", RUNNING),
     ("loss = stream_loss(model, data.val, autocast, tell)", "loss = stream_loss(model, data.val, tell=tell)", RUNNING),
@@ -100,8 +101,8 @@ FAULTS["sample.py"] = [
     ("manual_seed(seed)", "manual_seed(1)", SAMPLING),
     ("torch.multinomial(probs, 1, generator=generator)", "torch.multinomial(probs, 1)", SAMPLING),
     ("            probs[top_k or len(probs):] = 0\n", "", SAMPLING),
-    ("            probs[probs.cumsum(0) - probs >= top_p * probs.sum()] = 0", "            pass", SAMPLING),
-    (">= top_p * probs.sum()", ">= top_p", SAMPLING),
+    ("probs.cumsum(0) - probs >= ", "probs.cumsum(0) - probs >= 9 + ", SAMPLING),
+    (" * probs.sum()]", "]", SAMPLING),
     ("probs.cumsum(0) - probs >=", "probs.cumsum(0) >=", SAMPLING),
     ("if i + 1 < tokens:", "if True:", SAMPLING),
     ("temperature, top_k = 1.0, 1", "temperature = 1.0", SAMPLING),
@@ -132,8 +133,8 @@ FAULTS["common/score.py"] = [
 FAULTS["common/checkpoint.py"] = [
     ("weights_only=True", "weights_only=False", CHECKPOINTS),
     ("    if not finite(ckpt):\n", "    if False:\n", CHECKPOINTS),
-    ("        model.load_state_dict(ckpt[\"model\"])", "        pass", CHECKPOINTS + " tests/test_sample.py"),
-    ("    if tokenizer.vocab_size != model.config.vocab_size:", "    if False:", CHECKPOINTS),
+    ("model.load_state_dict(", "len(", "tests/test_sample.py " + CHECKPOINTS),
+    (" != model.config.vocab_size:", " == 0:", CHECKPOINTS),
     ("    if not all(plain(tensor) for tensor in tensors(ckpt)):", "    if False:", CHECKPOINTS),
     ("t.numel() * t.element_size()", "t.numel()", "tests/test_sample.py -k bytes"),
     ("yield from tensors(list(nest.values()))", "pass", CHECKPOINTS),
@@ -145,7 +146,6 @@ FAULTS["common/files.py"] = [
     ("hashlib.sha256(data)", "hashlib.sha256(data[:10])", DATA),
     ("fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", RUNS),
     ("path.parent.mkdir(parents=True, exist_ok=True)", "pass", DATA),
-    ("for path in Path(out).glob(\".tmp-*\"):", "for path in []:", RUNS),
     ("writerows([columns, *rows])", "writerows(rows)", RUNNING),
 ]
 
@@ -298,7 +298,7 @@ FAULTS["fluidlm.py"] = [(old, new, model_tests("fluidlm")) for old, new in [
     ("y = y + D_d * (delayed(past, d, T) - u)", "y = y - D_d * (delayed(past, d, T) - u)"),
     ("DILATIONS = (1, 4, 16)", "DILATIONS = (1, 4, 8)"),
     ("recent = past[:, 1 - T - window:]", "recent = past[:, -T - window:-1]"),
-    ("mean = before + (x - before).cumsum(1) / count", "mean = before + (x - before).cumsum(1) / count[-1]"),
+    ("F.linear(rms_norm(h), W_h))", "F.linear(h, W_h))"),
     ("return torch.sigmoid(theta) * h + g * torch.tanh(R_mean), g", "return theta * h + g * torch.tanh(R_mean), g"),
     ("delta = 10 ** torch.empty(C).uniform_(-3, -1)", "delta = torch.empty(C).uniform_(0.001, 0.1)"),
     ("torch.arange(1.0, S + 1).log()[:, None]", "torch.arange(1.0, S + 1)[:, None]"),

@@ -2,8 +2,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import LENGTHS, awake, relative
-from helpers import tokens as some_tokens
+from helpers import LENGTHS, awake, relative, tokens
 
 from common.checkpoint import ROOT, load_model
 from sample import tensor_bytes
@@ -198,8 +197,8 @@ def test_a_decayed_tail_is_exactly_zero():
 @pytest.mark.filterwarnings("error")
 def test_portrait_of_any_size(sizes, tmp_path):
     model = W.Model(W.Config(vocab_size=7, **sizes))
-    for tokens in (np.arange(300) % 7, np.zeros(1, np.int64)):
-        W.portrait(model, tokens, tmp_path / "wave.png")
+    for idx in (np.arange(300) % 7, np.zeros(1, np.int64)):
+        W.portrait(model, idx, tmp_path / "wave.png")
         assert (tmp_path / "wave.png").stat().st_size > 20_000
 
 
@@ -214,7 +213,7 @@ def test_bad_settings_get_one_line(bad):
 @pytest.mark.parametrize("changes", [dict(stride=2), dict(stride=3, init="original", position=True)])
 def test_a_whole_model_with_cells_between_tokens(changes):
     """Against NumPy, and as a stream."""
-    model, idx, state = awake(W, n_head=4, **changes), some_tokens((2, 31)), {}
+    model, idx, state = awake(W, n_head=4, **changes), tokens((2, 31)), {}
     logits = model(idx)[0]
     ref = W.forward_ref({k: v.numpy() for k, v in model.state_dict().items()}, idx.numpy(), model.config)
     assert (error := relative(logits, ref)) < 1e-10, f"{error:.1e} relative"
@@ -248,7 +247,7 @@ def test_the_kernel_knows_no_autocast(monkeypatch):
         return real(deposit, *rest)
     monkeypatch.setattr(W, "wave_scan", scan)
     with torch.autocast("cpu", torch.bfloat16):
-        W.Model(W.Config(n_embd=32))(some_tokens((2, 9)))
+        W.Model(W.Config(n_embd=32))(tokens((2, 9)))
     assert seen == [(torch.float32, False)] * 3
 
 
