@@ -210,3 +210,14 @@ def test_slope_two_ways():
     assert np.array_equal(whole[0].numpy(), A.slope_ref(x[0].numpy()))
     assert torch.equal(whole[:, 1:], x.diff(dim=1)) and whole[:, 0].abs().max() == 0
     assert torch.equal(A.slope(x[:, 4:], x[:, 3:4]), whole[:, 4:])
+
+
+@torch.no_grad()
+def test_it_begins_with_nu_one():
+    """Whatever the token; both alphas are 1, too."""
+    for viscosity in ("channel", "token"):
+        for block in A.Model(A.Config(viscosity=viscosity)).blocks:
+            ffn = block.ffn
+            nu = torch.nn.functional.softplus(ffn.nu_up(ffn.nu_down(torch.randn(5, 128))))
+            assert (nu - 1).abs().max() < 1e-6
+            assert ffn.alpha_adv == ffn.alpha_mlp == 1

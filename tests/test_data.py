@@ -1,4 +1,5 @@
 """Tokenizers and data sets: round trips, levels, splits, preparing, loading. Damage: tests/extra."""
+import math
 import os
 import shutil
 import subprocess
@@ -49,7 +50,9 @@ def test_bits_per_byte_agree(tmp_path):
         write_dataset(tmp_path / level, tokenizer, TEXT, TEXT[:500], {})
         data = load_dataset(tmp_path / level)
         bits = sum(8 * len(tokenizer.token_bytes(int(i))) for i in data.val)
-        assert bits / data.meta["val"]["bytes"] == 8 and data.meta["val"]["bytes"] == len(TEXT[:500].encode())
+        nats_per_token = bits * math.log(2) / len(data.val)
+        assert nats_per_token * data.bits == pytest.approx(8)               # as train.py says it
+        assert data.meta["val"]["bytes"] == len(TEXT[:500].encode())
         assert len(data.val) == data.meta["val"]["tokens"]
 
 
@@ -90,6 +93,17 @@ def test_a_text_file(tmp_path):
     assert CHAR.decode(data.train) + CHAR.decode(data.val) == TEXT
     (tmp_path / "a.txt").write_text(TEXT + "!")
     assert ensure(tmp_path / "a.txt") != folder
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + TEXT.encode())
+    data = load_dataset(ensure_dataset(str(tmp_path / "a.txt"), ROOT / "data", tmp_path / "cache"))
+    assert CHAR.decode(data.train) + CHAR.decode(data.val) == TEXT
+
+
+def test_the_vocabulary_has_the_characters_of_both_texts():
+    tokenizer = make_tokenizer("char", "abba", "cab")
+    assert tokenizer.spec["chars"] == "abc" and tokenizer.encode("cab").tolist() == [2, 0, 1]
 
 
 def test_a_text_of_many_characters_is_read_as_bytes(tmp_path):

@@ -473,3 +473,54 @@ def test_original_preset_has_the_originals_parameters():
 def test_wrong_settings_are_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         m.Config(**wrong)
+
+
+@torch.no_grad()
+def test_regularisers_by_hand():
+    model = awake(w_eq=0.3, w_grad=0.5, w_gate=0.7, n_layer=1, n_steps=1)
+    u, report = torch.randn(2, 5, 16), torch.rand(1, 1, 2, 5, 2)
+    tau, shut = report[..., 0].mean(), report[..., 1].mean()
+    bend = (u[:, 2:] - 2 * u[:, 1:-1] + u[:, :-2]).abs().mean()
+    for progress, ramp in ((0.0, 0), (0.03, 0.3), (0.1, 1), (0.9, 1)):
+        model.progress = progress
+        expected = 0.3 * ramp * tau + 0.7 * shut + 0.5 * ramp * bend
+        assert abs(model.regularisers(u, report) - expected) < 1e-6
+    c = m.Config()
+    assert (c.w_eq, c.w_grad, c.w_gate) == (0.01, 0.005, 0.08)
+
+
+@torch.no_grad()
+def test_what_a_step_reports():
+    """The turbulence, and how far the pump's gates are outside 0.2 .. 0.8."""
+    gates = torch.tensor([[[0.1, 0.5, 0.3]], [[0.95, 0.2, 0.8]]])
+    assert torch.allclose(m.closed(gates).flatten(), torch.tensor([0.1 / 3, 0.15 / 3]))
+    assert torch.allclose(m.turbulence(torch.tensor([[[1.0, -3.0]]]), torch.tensor([[[2.0, -4.0]]])), torch.tensor(0.5))
+    model, idx = awake(n_layer=1, n_steps=1), tokens((2, 9))
+    block, u = model.blocks[0], m.rms_norm(model.wte(idx))
+    after, report = model.flow(idx)
+    assert torch.allclose(report[0, 0, ..., :1], m.turbulence(u, after))
+    count = torch.arange(1.0, 10, dtype=torch.float64)[:, None]
+    _, g = m.pump(block.reaction(u), u, 0 * u, block.gate_x.weight, block.gate_h.weight, block.theta, count, {})
+    assert torch.allclose(report[0, 0, ..., 1:], m.closed(g))
+
+
+def test_initial_values_of_the_memory():
+    """Time steps from 0.001 to 0.1, half of them below 0.01; rates 1 .. S; all of x goes by."""
+    torch.manual_seed(0)
+    block = m.Block(m.Config(n_layer=4, n_embd=512, d_state=6))
+    delta = F.softplus(block.memory.delta_bias)
+    assert 0.99e-3 < delta.min() < 1.2e-3 and 0.08 < delta.max() < 0.101 and abs(delta.log10().mean() + 2) < 0.1
+    assert relative(block.memory.log_rate.exp(), torch.arange(1.0, 7)[:, None].expand(6, 512)) < 1e-6
+    assert (block.memory.skip == 1).all() and not block.memory.conv_bias.any()
+    assert block.memory.conv.abs().max() <= 0.5 and abs(block.memory.conv.mean()) < 0.02
+    assert relative(F.softplus(block.alpha), torch.full((2, 512), 0.1)) < 1e-5
+    assert abs(block.step() * 2 - 1) < 1e-6, "dt = 1 over the square root of 4 layers"
+
+
+def test_bfloat16_stays_out_of_the_scan(monkeypatch):
+    """Autocast makes bfloat16 of what a matrix gives; the memory is kept in float32."""
+    seen, scan = [], m.fast_selective_scan
+    monkeypatch.setattr(m, "fast_selective_scan", lambda *args: seen.extend(v.dtype for v in args) or scan(*args))
+    with torch.autocast("cpu", torch.bfloat16):
+        m.Model(m.Config(vocab_size=23, n_layer=1, n_embd=32))(tokens((2, 9)))
+    assert seen == [torch.float32] * 7

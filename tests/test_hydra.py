@@ -427,3 +427,13 @@ def test_less_than_half_of_the_parameters():
 def test_impossible_settings(wrong):
     with pytest.raises(ValueError, match="nu=|n_embd="):
         Y.Config(**wrong)
+
+
+def test_it_begins_as_the_settings_say():
+    """Rotation and viscosity of each layer; the force at full strength, out of a field that is there."""
+    layers = Y.Model(Y.Config(n_layer=3, kappa=0.3, nu=0.4, zeus=True)).layers
+    assert [round(layer.kappa.item(), 6) for layer in layers] == [0.3] * 3
+    assert np.allclose([layer.nu for layer in layers], [0.4, 0.2, 0])
+    assert all(layer.lam == 1 and layer.fc.weight.any() and layer.out.weight.any() for layer in layers)
+    default = Y.Model(Y.Config()).layers
+    assert default[0].kappa == 1 and default[0].nu == 0.1

@@ -14,6 +14,7 @@ What to run when you changed ... (seconds of one core):
     the lessons         20      python -m pytest -q tests/test_lessons.py
     an experiment       10      python -m pytest -q tests/test_experiments.py -k race
     anything            500     python -m pytest -q -n 2
+    the tests           1800    python tests/mutants.py
 """
 import ast
 import inspect
@@ -280,6 +281,118 @@ def test_presets_can_be_built(name):
         with torch.device("meta"):
             model = module.Model(module.Config(**known))
         assert sum(p.numel() for p in model.parameters()) > 1e5
+
+
+# Shapes of the originals, from their papers and code.
+ORIGINAL = {
+    "momentum": dict(n_layer=12, n_head=12, n_embd=768, block_size=1024),
+    "advection_glu": dict(n_layer=12, n_head=12, n_embd=768, block_size=1024, pre_ln=False, slow="token"),
+    "hydra": dict(n_layer=8, n_head=8, n_embd=512, block_size=256, zeus=False),
+    "wavefield": dict(n_layer=6, n_head=8, n_embd=256, stride=4, init="original", position=True),
+    "fluidlm": dict(n_layer=4, n_steps=8, n_embd=512, block_size=256, d_state=16, dt=0.1, dt_max=0.2, longconv=True,
+                    laplacian="original", position=1.0, epsilon=0.05)}
+
+
+@pytest.mark.parametrize("name", ORIGINAL)
+def test_presets_are_the_originals(name):
+    module = load_model(name)
+    config = module.Config(**module.PRESETS["original"])
+    assert {key: getattr(config, key) for key in ORIGINAL[name]} == ORIGINAL[name]
+
+
+# Where each setting acts, if not by default; block_size is only the length of a training text in fluidlm.
+ACTS = {"hydra": dict(pressure="sinkhorn", zeus=True), "fluidlm": dict(n_layer=2, n_steps=5, epsilon=0.25)}
+NO_PART = {("fluidlm", "block_size")}
+
+
+def another(config, field):
+    """A setting's value, changed."""
+    value, kind = getattr(config, field.name), get_type_hints(type(config))[field.name]
+    if get_args(kind):
+        return next(choice for choice in get_args(kind) if choice != value)
+    return not value if kind is bool else 2 * value if kind is int else 1.3 * value + 0.1
+
+
+@torch.no_grad()
+def results(module, **changes):
+    """Weights at the start, logits of two and a half blocks, and a loss in training, with and without dropout."""
+    torch.manual_seed(0)
+    weights = list(module.Model(small(module, **changes)).parameters())
+    start = [(*p.shape, p.requires_grad, p.norm().item()) for p in weights]
+    model, idx = awake(module, **changes), tokens((1, 30))
+    logits = model(idx)[0]
+    torch.manual_seed(0)
+    return start, logits.norm().item(), model.train()(idx, idx)[1].item()
+
+
+@each_model
+def test_every_setting_acts(name):
+    module = load_model(name)
+    base = results(module, **ACTS.get(name, {}))
+    config = small(module, **ACTS.get(name, {}))
+    for field in fields(module.Config):
+        if (name, field.name) in NO_PART or field.name == "vocab_size":
+            continue
+        changed = results(module, **ACTS.get(name, {}) | {field.name: another(config, field)})
+        assert changed != base, f"{field.name} is ignored"
+
+
+BRANCHES = {"hydra": dict(kappa=0.0, nu=0.0, zeus=True)}         # rotation and viscosity are no branches
+
+
+@each_model
+@torch.no_grad()
+def test_dropout_is_on_every_branch(name, monkeypatch):
+    """Where all is dropped nothing is left but the embedding; in evaluation nothing is dropped."""
+    def gone(x, p, training, inplace=False):
+        assert p == 0.25 or not training
+        return 0 * x if training else x
+    monkeypatch.setattr(torch.nn.functional, "dropout", gone)
+    module = load_model(name)
+    model, idx = awake(module, n_layer=2, dropout=0.25, **BRANCHES.get(name, {})), tokens((2, 12))
+    z = model.wte(idx)
+    z = z / z.square().mean(-1, keepdim=True).sqrt()
+    assert relative(model.train()(idx)[0], z @ model.wte.weight.T) < 1e-4
+    plain = awake(module, n_layer=2, **BRANCHES.get(name, {}))
+    assert torch.equal(model.eval()(idx)[0], plain(idx)[0])
+
+
+# Matrices that begin at zero, and the size of the others times sqrt(columns).
+ZERO = {"advection_glu": {"proj", "nu_up"}, "hydra": {"proj", "skew"}, "fluidlm": {"proj", "local"}}
+SIZE = {"advection_glu": 1.0}
+
+
+@each_model
+@torch.no_grad()
+def test_how_matrices_begin(name):
+    module, zero = load_model(name), set()
+    torch.manual_seed(0)
+    model = module.Model(module.Config())
+    assert 0.0095 < model.wte.weight.std() < 0.0105
+    for key, p in model.named_parameters():
+        if key.endswith(".weight") and p.ndim == 2 and key != "wte.weight":
+            size = p.std().item() * p.shape[1] ** 0.5
+            if size == 0:
+                zero.add(key.split(".")[-2])
+            else:
+                assert abs(size / SIZE.get(name, 0.5) - 1) < 0.1, f"{key}: {size:.3f}"
+        elif key.endswith("bias") and name == "hydra":
+            assert not p.any(), key
+    assert zero == ZERO.get(name, {"proj"})
+
+
+@each_model
+@pytest.mark.filterwarnings("ignore:Animation was deleted")
+def test_a_portrait_changes_nothing(name, monkeypatch, tmp_path):
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *args, **more: None)
+    monkeypatch.setattr("matplotlib.animation.Animation.save", lambda *args, **more: None)
+    module = load_model(name)
+    model = awake(module).float()
+    before = {key: p.clone() for key, p in model.state_dict().items()}
+    module.portrait(model, np.arange(12) % 23, tmp_path / "a.png")
+    now = model.state_dict()
+    assert before.keys() == now.keys() and all(torch.equal(now[key], p) for key, p in before.items())
+    assert all(p.dtype == torch.float32 and p.grad is None for p in model.parameters())
 
 
 @each_model

@@ -246,3 +246,9 @@ def test_recall_needs_the_values_in_another_order(induction):
 def test_one_layer_recalls_with_momentum_and_cannot_without(induction):
     accuracy = {gamma: induction.train_recall("two", 1, "qk", gamma, seed=0, steps=250)[1] for gamma in (1.0, 0.0)}
     assert accuracy[1.0] >= 0.9 and accuracy[0.0] <= 0.4, accuracy
+
+
+def test_gamma_begins_as_the_setting_says():
+    for learn in (False, True):
+        for block in M.Model(M.Config(gamma=0.7, learn_gamma=learn)).blocks:
+            assert (block.attn.gamma == 0.7).all() and block.attn.gamma.requires_grad == learn

@@ -69,6 +69,14 @@ def test_cold_windows_score_every_token_once_from_nothing():
     assert all(past <= 8 for _, past in model.shown)
 
 
+def test_every_token_counts_the_same():
+    """Two wrong tokens of 20, both in the short rest: a mean of the means of windows would be larger."""
+    model, data = Seen(), np.arange(21) % 64
+    data[19] = 50
+    for loss in (cold_loss(model, data, 2), stream_loss(model, data), evaluate(model, data, 1, 20)):
+        assert loss == pytest.approx((18 * RIGHT + 2 * WRONG) / 20, abs=1e-5)
+
+
 def test_an_evaluation_is_a_few_streams_of_the_whole_text():
     model, data = Seen(), np.arange(1000) % 64
     evaluate(model, data, 4, 24)
@@ -205,3 +213,13 @@ def test_where_a_leak_is():
             return logits, None
     nats, later, earlier = leak(Peek(), np.arange(8) + 10)
     assert 1e-6 < nats < 1e-2 and 3 < later <= 6 and earlier == 3
+
+
+def test_a_leak_of_the_length_alone():
+    """No token is read ahead, but how long the text is."""
+    class Longer(Seen):
+        def forward(self, idx, targets=None, state=None):
+            logits = super().forward(idx, None, {})[0].double()
+            logits[..., 5] += 1e-3 * idx.shape[1]
+            return logits, None
+    assert leak(Longer(), np.arange(8) + 10)[0] > 1e-6

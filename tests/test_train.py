@@ -9,12 +9,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers import ONE_THREAD, SMALL, TINY, TWO_PROCESSES, Knobs, after, awake, losses, relative, small
+from helpers import ONE_THREAD, SMALL, TINY, TWO_PROCESSES, Knobs, after, awake, losses, relative, small, steps
 
 import train as T
-from common.checkpoint import COLUMNS, ROOT, load_model
-from common.machine import tune_cpu
-from common.optimizer import Muon, clip_gradients, make_optimizers
+from common.checkpoint import COLUMNS, ROOT, load_checkpoint, load_model
+from common.machine import Processes, precision, tune_cpu
+from common.optimizer import Muon, clip_gradients, make_optimizers, orthogonal
 from common.settings import UserError, settings
 from sample import generate
 
@@ -72,6 +72,53 @@ def test_muon_orthogonalises():
         assert s.min() > 0.5 and s.max() < 1.3, s
 
 
+def test_muon_has_momentum():
+    """Four steps on other gradients each, against the two lines of its docstring."""
+    g = torch.randn(4, 8, 6, generator=torch.Generator().manual_seed(0))
+    p, w, m = torch.nn.Parameter(torch.ones(8, 6)), torch.ones(8, 6), torch.zeros(8, 6)
+    muon = Muon([p], lr=0.1, weight_decay=0.5)
+    for grad in g:
+        p.grad = grad.clone()
+        muon.step()
+        m = 0.95 * m + 0.05 * grad
+        w = (1 - 0.1 * 0.5) * w - 0.1 * 0.2 * 8 ** 0.5 * orthogonal(0.05 * grad + 0.95 * m)
+    assert relative(p.detach(), w) < 1e-5
+
+
+def test_muon_reaches_small_directions():
+    """A direction with a hundredth of the largest gradient takes all five steps to come to one."""
+    torch.manual_seed(0)
+    u, _, v = torch.linalg.svd(torch.randn(8, 32), full_matrices=False)
+    s = torch.linalg.svdvals(orthogonal(u @ torch.diag(torch.logspace(0, 2, 8)) @ v))
+    assert s.min() > 0.5 and s.max() < 1.3, s
+
+
+def test_muon_takes_the_hidden_matrices_and_no_more():
+    """Not the embedding, nor a head that is tied to it, nor what does not learn."""
+    module = load_model("momentum")
+    model = module.Model(small(module))                 # gamma does not learn
+    model.head = torch.nn.Linear(8, 4)
+    model.head.weight = model.wte.weight
+    muon, adamw = make_optimizers(model, T.Train())
+    ids = lambda optimizer: {id(p) for group in optimizer.param_groups for p in group["params"]}
+    hidden = {id(p) for key, p in model.blocks.named_parameters() if key.endswith("weight")}
+    assert ids(muon) == hidden and ids(adamw) == {id(model.wte.weight), id(model.head.bias)}
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_weights_decay(optimizer):
+    """Without a gradient a step takes lr weight_decay of every matrix, and nothing of the rest."""
+    model = torch.nn.ModuleDict({"wte": torch.nn.Embedding(5, 4), "fc": torch.nn.Linear(4, 3)})
+    before = {key: p.detach().clone() for key, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    for o in make_optimizers(model, T.Train(optimizer=optimizer, lr=0.1, weight_decay=0.3)):
+        o.step()
+    for key, p in model.named_parameters():
+        kept = 0.97 if key.endswith("weight") else 1
+        assert relative(p.detach(), kept * before[key]) < 1e-6, key
+
+
 def test_every_parameter_has_one_optimizer():
     module = load_model("momentum")
     model = module.Model(module.Config(learn_gamma=True))
@@ -92,6 +139,17 @@ def test_clip_by_layer():
         clip_gradients(model, how)
         whole = torch.cat([p.grad.flatten() for p in model.parameters()]).norm().item()
         assert math.isclose(whole, norm, rel_tol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+def test_precision():
+    """bfloat16 if asked for, or by itself on cuda."""
+    for device, dtype, name in (("cpu", "auto", "float32"), ("cpu", "bfloat16", "bfloat16"),
+                                ("cuda", "auto", "bfloat16"), ("cuda", "float32", "float32")):
+        context, told = precision(torch.device(device), dtype)
+        assert told == name and isinstance(context, torch.autocast) == (name == "bfloat16")
+    with precision(torch.device("cpu"), "bfloat16")[0]:
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
 
 
 def test_generate_is_greedy_and_truncates():
@@ -212,6 +270,42 @@ def test_two_passes_are_one_large_batch(monkeypatch):
     assert max(relative(a, b) for a, b in zip(seen, expected, strict=True)) < 1e-10
 
 
+def test_the_model_is_told_how_far_the_training_is():
+    """And that it is training, whatever the caller does with it in between."""
+    model, train = little(max_iters=4)
+    seen = []
+    model.register_forward_hook(lambda *args: seen.append((model.progress, model.training)))
+    for _ in T.fit(model, DATA, train, T.Progress()):
+        model.eval()
+    assert seen == [(0, True), (0.25, True), (0.5, True), (0.75, True)]
+
+
+def test_every_pass_drops_something_else(monkeypatch):
+    """All masks of a run differ, those of another seed or process do, and those of the same run do not."""
+    monkeypatch.setattr(T, "get_batch", lambda *args, batch=T.get_batch: batch(*args[:6]))      # the same for all
+
+    def masks(rank=0, seed=1):
+        model = awake(load_model("momentum"), n_layer=1, n_embd=8, dropout=0.5)
+        seen = []
+        model.blocks[0].drop.register_forward_hook(lambda drop, x, y: seen.append((y == 0).numpy().tobytes()))
+        train = T.Train(max_iters=3, batch_size=2, grad_accum=2, seed=seed)
+        for _ in T.fit(model, DATA, train, T.Progress(), team=Processes(rank)):
+            pass
+        return seen
+    run = masks()
+    assert len(run) == len(set(run)) == 3 * 2 * 2 and masks() == run
+    assert not set(run) & {*masks(seed=2), *masks(rank=1)}
+
+
+def test_gradients_are_clipped_as_the_setting_says(monkeypatch):
+    seen = []
+    monkeypatch.setattr(T, "clip_gradients", lambda model, how: seen.append(how))
+    for how in ("layer", "off", "global"):
+        model, train = little(max_iters=1, clip=how)
+        list(T.fit(model, DATA, train, T.Progress()))
+    assert seen == ["layer", "off", "global"]
+
+
 def test_a_loss_that_is_not_finite_does_not_reach_the_weights():
     model, train = little(max_iters=5)
     forward, progress = model.forward, T.Progress()
@@ -257,6 +351,85 @@ def test_the_same_seed_gives_the_same_losses(inside, text_file, tmp_path, monkey
         inside(*TINY, f"dataset={text_file}", "max_iters=10", f"out={out}", f"seed={seed}", "dropout=0.1")
     a, b, c = (losses(tmp_path / out / "log.csv") for out in "abc")
     assert a == b and len(a) == 10 and a != c
+
+
+@pytest.fixture
+def bare(inside, monkeypatch):
+    """A run of momentum without pictures, page and search for leaks."""
+    monkeypatch.setattr(T, "draw", lambda *args: {})
+    monkeypatch.setattr(T, "write_run", lambda *args, **more: None)
+    monkeypatch.setattr(T, "leak", lambda *args: (0.0, 0, 0))
+    return partial(inside, *TINY)
+
+
+def logged(folder, column="val_loss"):
+    """{iteration: what the last row says of it}."""
+    rows = csv.DictReader(open(folder / "out/momentum/log.csv", newline=""))
+    return {int(row["iter"]): float(row[column]) for row in rows if row[column]}
+
+
+def scores(monkeypatch, *losses):
+    """These are what evaluations say, one after the other."""
+    left = [float(loss) for loss in losses]
+    monkeypatch.setattr(T, "evaluate", lambda *args: left.pop(0))
+    return left
+
+
+def test_best_is_the_best_also_after_resuming(bare, text_file, tmp_path, monkeypatch):
+    out = tmp_path / "out/momentum"
+    left = scores(monkeypatch, 3, 1, 2)
+    bare(f"dataset={text_file}", "max_iters=2", "eval_interval=1")
+    assert not left and (steps(out / "best.pt"), steps(out / "ckpt.pt")) == (1, 2)
+    left = scores(monkeypatch, 1.5, 1.25)
+    bare("resume=true", "max_iters=4")
+    assert not left and (steps(out / "best.pt"), steps(out / "ckpt.pt")) == (1, 4)
+    assert load_checkpoint(out / "ckpt.pt")["progress"]["best"] == 1
+    scores(monkeypatch, 0.5)
+    bare("resume=true", "max_iters=5")
+    assert steps(out / "best.pt") == 5 == steps(out / "ckpt.pt")
+
+
+def test_ten_evaluations_a_run(bare, text_file, tmp_path, monkeypatch):
+    left = scores(monkeypatch, *range(100, 111))
+    bare(f"dataset={text_file}", "max_iters=20")
+    assert not left
+    assert list(logged(tmp_path)) == list(range(0, 21, 2)) and logged(tmp_path)[18] == 109
+
+
+def test_bits_per_byte_in_the_log(bare, tmp_path, monkeypatch):
+    """Of a text whose characters are not bytes: bits are nats / log 2, and a token is so many bytes."""
+    text = "Ünïcödé 漢字 wave\n" * 200
+    (tmp_path / "text").write_text(text, encoding="utf-8")
+    bare("dataset=text", "max_iters=2", "eval_interval=1")
+    val = text[int(0.9 * len(text)):]
+    nats, bits = logged(tmp_path), logged(tmp_path, "bits_per_byte")
+    assert list(nats) == list(bits) == [0, 1, 2]
+    for step in nats:
+        assert bits[step] == pytest.approx(nats[step] * len(val) / len(val.encode()) / math.log(2), rel=1e-4)
+
+
+def test_a_finished_run_is_scored_again_and_nothing_is_appended(bare, text_file, tmp_path):
+    bare(f"dataset={text_file}", "max_iters=3")
+    files = [tmp_path / "out/momentum" / name for name in ("log.csv", "sample.txt")]
+    before = [file.read_text() for file in files]
+    bare("resume=true")
+    assert [file.read_text() for file in files] == before and len(before[0].splitlines()) == 1 + 1 + 3 + 1
+
+
+def test_bfloat16_is_in_every_pass(bare, text_file, monkeypatch):
+    """Training, evaluation, the sample of text and both last scores."""
+    seen, Model = set(), load_model("momentum").Model
+    forward = Model.forward
+
+    def watched(self, idx, targets=None, state=None):
+        seen.add((torch.is_autocast_enabled("cpu"), "training" if self.training else idx.shape[0]))
+        return forward(self, idx, targets, state)
+    monkeypatch.setattr(Model, "forward", watched)
+    bare(f"dataset={text_file}", "max_iters=2", "dtype=bfloat16")
+    assert {on for on, _ in seen} == {True} and {what for _, what in seen} >= {"training", 1, 4}
+    seen.clear()
+    bare(f"dataset={text_file}", "max_iters=2", "overwrite=true")
+    assert {on for on, _ in seen} == {False}, "only if asked for, on a CPU"
 
 
 def test_two_processes_match_one(inside, text_file, tmp_path):

@@ -224,3 +224,69 @@ def test_bad_settings_get_one_line(bad):
     with pytest.raises(ValueError) as e:
         W.Config(**bad)
     assert len(str(e.value).splitlines()) == 1 and next(iter(bad)) in str(e.value)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("changes", [dict(stride=2), dict(stride=3, init="original", position=True)])
+def test_a_whole_model_with_cells_between_tokens(changes):
+    """Against NumPy, and as a stream."""
+    model, idx, state = awake(W, n_head=4, **changes), tokens((2, 31)), {}
+    logits = model(idx)[0]
+    ref = W.forward_ref({k: v.numpy() for k, v in model.state_dict().items()}, idx.numpy(), model.config)
+    assert (error := relative(logits, ref)) < 1e-10, f"{error:.1e} relative"
+    stream = [model(chunk, state=state)[0] for chunk in idx.split((5, 1, 1, 20, 4), 1)]
+    assert (torch.cat(stream, 1) - logits).abs().max() < 1e-9
+
+
+def test_initial_values():
+    """Gates are open, waves turn by two radians while they fade to 1/e, heads hear themselves; the temperature."""
+    model = W.Model(W.Config(n_embd=32))
+    for block in model.blocks:
+        keys_and_values, gate = block.attn.kvg.bias.split((64, 32))
+        assert (gate == 2).all() and not keys_and_values.any()
+        alpha, omega, phi, *_ = block.attn.physics()
+        assert relative(omega.detach(), 2 * alpha.detach()) < 1e-5 and not phi.any()
+        assert torch.equal(block.attn.coupling.detach(), 3 * torch.eye(8))
+    assert model.blocks[2].interference.log_temp.exp().item() == pytest.approx(0.5)
+    attn = W.Model(W.Config(n_embd=32, init="original")).blocks[0].attn
+    alpha, omega, *_ = attn.physics()
+    expected = torch.nn.functional.softplus(torch.linspace(-3, 0.5, 8))
+    assert relative(alpha.detach(), expected) < 1e-5 and omega[0].item() == pytest.approx(0.3)
+
+
+@torch.no_grad()
+def test_the_kernel_knows_no_autocast(monkeypatch):
+    """A deposit that autocast has made of bfloat16 is read in float32."""
+    seen = []
+
+    def scan(deposit, *rest, real=W.wave_scan):
+        seen.append((deposit.dtype, torch.is_autocast_enabled("cpu")))
+        return real(deposit, *rest)
+    monkeypatch.setattr(W, "wave_scan", scan)
+    with torch.autocast("cpu", torch.bfloat16):
+        W.Model(W.Config(n_embd=32))(tokens((2, 9)))
+    assert seen == [(torch.float32, False)] * 3
+
+
+@torch.no_grad()
+def test_the_mean_of_a_long_stream_still_moves():
+    """After 2^25 tokens one more is below the last digit of a float32."""
+    torch.manual_seed(0)
+    layer, state = W.Interference(W.Config(n_embd=32)), {}
+    x = torch.randn(1, 50, 32)
+    layer(x, state)
+    step = state["total"].clone()
+    state["total"] *= 2 ** 20
+    state["t"] *= 2 ** 20
+    before = state["total"].clone()
+    layer(x, state)
+    assert relative(state["total"] - before, step) < 1e-4
+
+
+def test_a_wave_that_turns_and_turns_keeps_its_digits():
+    """The angle after 300 tokens is exact, also for weights in float32."""
+    waves = physics(dtype=torch.float32)
+    power, _ = W.resonator(*waves, STRIDE, FIELD, 300)
+    alpha, omega, _ = (wave.double() for wave in waves)
+    expected = torch.polar((-alpha * STRIDE * 299).exp(), omega * STRIDE * 299)
+    assert relative(power[:, 299], expected) < 1e-12

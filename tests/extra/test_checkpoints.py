@@ -177,7 +177,10 @@ def test_resume_with_another_shape_or_text(inside, refused, text_file, tmp_path)
     assert "optimizer=adamw was muon" in refused("resume=true", "optimizer=adamw", "max_iters=5")
     assert "resume=true goes on" in refused(*TINY, f"dataset={text_file}")
     assert (tmp_path / "out/momentum/ckpt.pt").read_bytes() == before
+    log = tmp_path / "out/momentum/log.csv"
+    before = log.read_text()
     inside("resume=true")                               # a finished run: scored again, nothing appended
+    assert log.read_text() == before
     assert len(losses(tmp_path / "out/momentum/log.csv")) == 4
     inside("resume=true", "lr=1e-4", "max_iters=6", "batch_size=2")
     assert len(losses(tmp_path / "out/momentum/log.csv")) == 6
