@@ -8,6 +8,7 @@ and two jobs on two cores do not disturb each other.
 """
 import csv
 import importlib
+import inspect
 import io
 import multiprocessing
 import os
@@ -162,9 +163,9 @@ def trained(name, dataset, changes={}, small=False, **settings):
     """As short_run; but what was trained once is kept in out/trained, for race, streams and others look at the same
     models. A changed model file, loop, optimizer or text is trained anew."""
     data = get_data(dataset)
-    code = [Path(entrant(name).__file__), ROOT / "train.py", ROOT / "common" / "optimizer.py", Path(__file__)]
-    made_from = [name, sorted(changes.items()), small, sorted(settings.items()),
-                 *[path.read_text() for path in code], files.sha256(data.train), files.sha256(data.val)]
+    code = [inspect.getsource(module) for module in map(inspect.getmodule, (fit, make_optimizers, trained))]
+    made_from = [name, sorted(changes.items()), small, sorted(settings.items()), *code,
+                 Path(entrant(name).__file__).read_text("utf-8"), files.sha256(data.train), files.sha256(data.val)]
     file = Path("out/trained", f"{name}-{files.sha256(repr(made_from).encode())[:16]}.pt")
     if not file.exists():
         model, _, progress = short_run(name, dataset, changes, small, **settings)

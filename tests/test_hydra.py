@@ -374,17 +374,17 @@ def test_trajectory_ends_where_the_model_ends():
 @torch.no_grad()
 def test_trace_from_the_equations():
     """Viscosity moves z by nu |z_{t-1} - z_t|, rotation by |kappa z Omega|; distances on the sphere are those of n."""
-    model, idx = awake(nu=0.3), torch.randint(23, (1, 15))
+    model, idx = awake(nu=0.3, zeus=False), torch.randint(23, (1, 15))
     z, layer, seen = Y.trajectory(model, idx).numpy(), model.layers[0], Y.trace(model, idx)
     size = lambda v: np.sqrt((v * v).sum(-1))
     before = np.concatenate((z[2, :1], z[2, :-1]))               # of the first viscosity, of each token's neighbour
     assert relative(seen["viscosity"][0][0], 0.3 * size(before - z[2]) / size(z[2])) < 1e-12
     assert abs(seen["viscosity"][0][-1]).max() == 0              # it falls to zero with the layers
-    omega = Y.skew_ref(layer.free.numpy(), 16)
+    omega = Y.skew_ref(layer.skew.weight.numpy())
     assert relative(seen["rotation"][0][0], layer.kappa.item() * size(z[1] @ omega) / size(z[1])) < 1e-12
     n = z / size(z)[..., None]
     assert relative(seen["speed"][0], size(n[4::4] - n[:-1:4])) < 1e-12
-    assert "force" not in seen and "force" in Y.trace(awake(zeus=True), idx)
+    assert "force" not in seen and "force" in Y.trace(awake(), idx)
 
 
 @torch.no_grad()
