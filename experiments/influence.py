@@ -27,7 +27,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lab import COLOUR, NAMES, chosen, collect, get_data, read_settings, save_picture, short_run
+from lab import COLOUR, NAMES, chosen, collect, get_data, read_settings, save_picture, trained
 
 from common.checkpoint import load_model
 from common.score import influence
@@ -103,7 +103,7 @@ def predicted(name, model, T):                                   # -> (T,) the s
 
 
 def work(name, minutes, texts, seed, dataset, small):
-    model, data, _ = short_run(name, dataset, {}, small, minutes=minutes, seed=seed, evaluations=1)
+    model, data, _ = trained(name, dataset, {}, small, minutes=minutes, seed=seed)
     nats = by_distance(model, data.val, texts)
     nats /= nats[0]
     line = predicted(name, model.eval(), len(nats))

@@ -19,7 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lab import COLOUR, NAMES, chosen, collect, get_data, read_settings, save_picture, short_run
+from lab import COLOUR, NAMES, chosen, collect, get_data, read_settings, save_picture, trained
 
 from common.score import token_losses
 from common.settings import UserError, guard
@@ -98,8 +98,8 @@ def recovery(mean, near=NEAR, width=WIDTH):                                  # (
 
 def work(name, minutes, share, kicks, seed, dataset, small):
     model, changes = ("momentum", {"gamma": 0.0}) if name == "baseline" else (name, {})
-    trained, data, _ = short_run(model, dataset, changes, small, minutes=minutes, seed=seed, evaluations=1)
-    plain, kicked = excess(trained, data.val, kicks, share, seed)
+    net, data, _ = trained(model, dataset, changes, small, minutes=minutes, seed=seed)
+    plain, kicked = excess(net, data.val, kicks, share, seed)
     more = (kicked - plain).mean(0, dtype=np.float64)
     after = recovery(more)
     return [[low, high, plain[:, low:high].mean(dtype=np.float64), more[low:high].mean(), after]
