@@ -537,8 +537,8 @@ def portrait(model, tokens, path, text=""):
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        print(__doc__, "By itself it checks itself. Its settings: python train.py model=advection_glu help", sep="\n")
-        sys.exit(sys.argv[1].strip("-") not in ("help", "h") and 2)
+        print(__doc__)
+        sys.exit(0 if "help" in sys.argv[1] else 2)
     ok, model = self_check()
     line = __doc__[1:97]                                         # some of what the model has read
     os.makedirs("out", exist_ok=True)

@@ -21,7 +21,8 @@ and are remembered, as a reaction-diffusion equation says. No attention, and no 
     dt_gate      dt      time step, dt_max (0.005 + 0.995 sigmoid(dt_gate)); s = 1/sqrt(n_layer)
     tau          tau     turbulence, mean |change of u| / mean |u|: once calm, a token may halt
 
-Source: FluidLM V4.5.0 (infinition). `python fluidlm.py` checks and draws this file.
+Source: FluidLM V4.5.0 (infinition). `python fluidlm.py` checks and draws this file,
+`python train.py model=fluidlm` trains it.
 """
 import math
 import os
@@ -626,14 +627,22 @@ def trace(model, idx):                                           # (1, T) -> {na
         flow = laplacian(past, F.softplus(block.diff), idx.shape[1], model.config.laplacian)
         new, h, _ = block(u, h, count)
         pumped = F.softplus(block.alpha[0]) * h
-        terms = torch.cat((flow, block.memory(u, {}), block.reaction(u), pumped))    # (4, T, C)
-        sizes.append(block.step() * terms.norm(dim=-1) / u.norm(dim=-1))
+        terms = torch.cat((                                      # (4, T, C)
+            flow,
+            block.memory(u, {}),
+            block.reaction(u),
+            pumped
+        ))
+        size = terms.norm(dim=-1) / u.norm(dim=-1)
+        sizes.append(block.step() * size)
         u = new
     tau = model.flow(idx)[1][:, :, 0, :, 0]                      # (L, n_steps, T)
-    found = {"turbulence": (tau.nanmean(1), "|u|", "mean |change of u| / mean |u| in a step"),
-             "steps": (tau.isfinite().sum(1), "Euler steps", "of a layer, until the token halts")}
-    for i, term in enumerate(("diffusion", "memory", "reaction", "pump")):
-        size = torch.stack(sizes)[:, i]
+    found = {
+        "turbulence": (tau.nanmean(1), "|u|", "mean |change of u| / mean |u| in a step"),
+        "steps": (tau.isfinite().sum(1), "Euler steps", "of a layer, until the token halts")
+    }
+    sizes = torch.stack(sizes, 1)                                # (4, L, T)
+    for term, size in zip(("diffusion", "memory", "reaction", "pump"), sizes):
         found[term] = (size, "|u|", f"how far {term} moves this token in an Euler step")
     return found
 
@@ -785,8 +794,8 @@ class ScanChunk(torch.autograd.Function):
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        print(__doc__, "By itself it checks itself. Its settings: python train.py model=fluidlm help", sep="\n")
-        sys.exit(sys.argv[1].strip("-") not in ("help", "h") and 2)
+        print(__doc__)
+        sys.exit(0 if "help" in sys.argv[1] else 2)
     ok, model = self_check()
     os.makedirs("out", exist_ok=True)
     portrait(model, list(__doc__.encode()), "out/fluidlm.png", __doc__)

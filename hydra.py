@@ -674,8 +674,8 @@ def film(model, tokens, path):
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        print(__doc__, "By itself it checks itself. Its settings: python train.py model=hydra help", sep="\n")
-        sys.exit(sys.argv[1].strip("-") not in ("help", "h") and 2)
+        print(__doc__)
+        sys.exit(0 if "help" in sys.argv[1] else 2)
     ok, model = self_check()
     os.makedirs("out", exist_ok=True)
     portrait(model, own_text(), "out/hydra.png")

@@ -421,12 +421,17 @@ def trace(model, idx):                                           # (1, T) -> {na
     weight = torch.as_tensor(attention_weights(model, idx))      # (L, H, T, T)
     spread = torch.special.entr(weight).sum(-1).exp()
     again = F.pad(idx[0, :, None] == idx[0, :-1], (1, 0)).cpu()  # (T, S): t was read at s - 1, too
-    return {"momentum": (speed.mean(-1), "|q|", "|p| / |q|: how far the query has moved since the "
-                         "token before, before the shear"),
-            "spread of attention": (spread.mean(1), "tokens", "e^entropy of the attention weights: "
-                                    "in effect it looks at so many"),
-            "induction": ((weight * again).sum(-1).mean(1), "of 1", "the part of attention that is "
-                          "on what came next where this token was read before")}
+    return {
+        "momentum": (
+            speed.mean(-1), "|q|",
+            "|p| / |q|: how far the query has moved since the token before, before the shear"),
+        "spread of attention": (
+            spread.mean(1), "tokens",
+            "e^entropy of the attention weights: in effect it looks at so many"),
+        "induction": (
+            (weight * again).sum(-1).mean(1), "of 1",
+            "the part of attention that is on what came next where this token was read before")
+    }
 
 
 def portrait(model, tokens, path):
@@ -497,8 +502,8 @@ def portrait(model, tokens, path):
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        print(__doc__, "By itself it checks itself. Its settings: python train.py model=momentum help", sep="\n")
-        sys.exit(sys.argv[1].strip("-") not in ("help", "h") and 2)
+        print(__doc__)
+        sys.exit(0 if "help" in sys.argv[1] else 2)
     ok, model = self_check()
     os.makedirs("out", exist_ok=True)
     portrait(model, torch.randperm(32), "out/momentum.png")
