@@ -33,6 +33,12 @@ def test_table_of_the_race(table):
         assert line in README, line
 
 
+def test_table_of_streams(table):
+    import streams
+    for line in streams.table(table("streams")):
+        assert line in README, line
+
+
 def test_table_of_sweeps(table):
     import sweep
     text = (ROOT / "experiments/sweeps.md").read_text()
