@@ -349,7 +349,7 @@ def main():
     import matplotlib.figure  # noqa: F401
     import pytest  # noqa: F401
     import torch
-    import torch._dynamo                                # every optimizer does: seconds
+    import torch._dynamo  # every optimizer does: seconds
     torch.set_num_threads(1)
     scores = {}
     with tempfile.TemporaryDirectory() as temp:
