@@ -300,7 +300,7 @@ FAULTS["fluidlm.py"] = [(old, new, model_tests("fluidlm")) for old, new in [
     ("recent = past[:, 1 - T - window:]", "recent = past[:, -T - window:-1]"),
     ("F.linear(rms_norm(h), W_h))", "F.linear(h, W_h))"),
     ("return torch.sigmoid(theta) * h + g * torch.tanh(R_mean), g", "return theta * h + g * torch.tanh(R_mean), g"),
-    ("delta = 10 ** torch.empty(C).uniform_(-3, -1)", "delta = torch.empty(C).uniform_(0.001, 0.1)"),
+    ("delta = 10 ** torch.empty(C).uniform_(-2, -1)", "delta = torch.empty(C).uniform_(0.01, 0.1)"),
     ("torch.arange(1.0, S + 1).log()[:, None]", "torch.arange(1.0, S + 1)[:, None]"),
     ("self.skip = nn.Parameter(torch.ones(C))", "self.skip = nn.Parameter(torch.zeros(C))"),
     ("self.select(x).to(x).split(self.sizes, -1)", "self.select(x).split(self.sizes, -1)"),
