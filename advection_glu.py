@@ -530,7 +530,7 @@ def portrait(model, tokens, path, text=""):
 # field="slope" is advection: W_g reads the upwind slope z_t - z_{t-1}, and u grad z carries what u
 # meets along the text. A physicist would call the original's product of two maps of one token a
 # source, and the slope a transport without a conservation law: nothing keeps the carried amount.
-# The slope is ahead early in training and behind later, so the product stays the default.
+# In a pilot the slope was ahead early in training and behind later: the product is the default.
 #
 # W_nu has a low rank, and learns no worse than at full rank, where it is a quarter of the branch.
 # norm is RMSNorm without gain: the gauge is that of the original's LayerNorm.

@@ -788,8 +788,8 @@ class ScanChunk(torch.autograd.Function):
 # Steps. In three minutes of training a second Euler step is worth less than a second layer, and two
 # layers learn more than the original's four: the default is one step in each of two layers.
 # The memory. Mamba's time steps begin at 0.001 .. 0.1. A memory that fades in 1,000 tokens is never
-# full in a training text of 128, and one that is full, in a long stream, is new to the model: 0.013
-# nats worse. Ours begin at 0.01 .. 0.1, which is better in training texts, too.
+# full in a training text of 128, and one that is full, in a long stream, is new to the model: it was
+# 0.013 nats worse there. Ours begin at 0.01 .. 0.1, and it is not.
 # Norms and positions. The embedding is normalised, and the norms have no gain. There is no position
 # code, unless position=1 as in the original.
 # Sizes. LongConv stands in the original's table, but not in its code: longconv=true adds it. The

@@ -112,6 +112,7 @@ def draw(rows, s):
     curve, bars = fig.subplots(1, 2, width_ratios=(1.3, 1))
     print(f"{'model':<14} excess at once, after 16 and after 64 characters (nats); characters until it is below {NEAR}")
     names = list(dict.fromkeys(r["model"] for r in rows))
+    most = 1
     for y, name in enumerate(names):
         own = [r for r in rows if r["model"] == name]
         at = lambda low: np.mean([r["excess"] for r in own if r["low"] == low])
@@ -121,7 +122,8 @@ def draw(rows, s):
         shown = np.where(np.isnan(after), AFTER, after)
         bars.barh(y, shown.mean(), color=COLOUR[name], alpha=0.6)
         bars.plot(shown, [y] * len(shown), "k.", ms=6)
-        label = "not in " + str(AFTER) if np.isnan(after).any() else f"{after.mean():.0f}"
+        label = "not in " + str(AFTER) if np.isnan(after).any() else f"{after.mean():.1f}"
+        most = max(most, shown.max())
         bars.annotate(label, (shown.max(), y), xytext=(6, 0), textcoords="offset points", va="center")
         print(f"{name:<14} {at(0):.3f}  {at(16):.3f}  {at(64):.3f}   ", *(f"{a:.0f}" for a in after))
     curve.axhline(NEAR, color="#999999", ls="--")
@@ -130,8 +132,8 @@ def draw(rows, s):
               xticklabels=["1", "4", "16", "64", "256"])
     curve.minorticks_off()
     curve.legend()
-    bars.set(title=f"characters to recover, to {NEAR} nats (dots: seeds)", yticks=range(len(names)),
-             yticklabels=names, xlim=(0, 1.25 * max(1, *(p.get_width() for p in bars.patches))))
+    bars.set(title=f"characters until {NEAR} nats (dots: seeds)", yticks=range(len(names)),
+             yticklabels=names, xlim=(0, 1.25 * most))
     bars.invert_yaxis()
     save_picture(fig, s.out, "kick.png")
 

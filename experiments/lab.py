@@ -160,7 +160,7 @@ def short_run(name, dataset, changes={}, small=False, alter=lambda model: None, 
 
 
 def trained(name, dataset, changes={}, small=False, **settings):
-    """As short_run; but what was trained once is kept in out/trained, for race, streams and others look at the same
+    """As short_run; but what was trained once is kept in out/trained: race, streams and others look at the same
     models. A changed model file, loop, optimizer or text is trained anew."""
     data = get_data(dataset)
     code = [inspect.getsource(module) for module in map(inspect.getmodule, (fit, make_optimizers, trained))]

@@ -148,22 +148,24 @@ def draw(rows, s):
             at = np.linspace(max(run[1, 0] for run in runs), min(run[-1, 0] for run in runs), 40)
             mean = np.mean([np.interp(at, *run.T) for run in runs], 0)
             a.plot(at, mean, color=colour, lw=2.4, ls="--" if m in ("baseline", "lstm") else "-")
-            last.append((mean[-1], at[-1], m))
+            scores = [r["val_loss"] for r in rows if (r["model"], r["budget"]) == (m, x) and r["final"]]
+            last.append((mean[-1], at[-1], f"{m} {np.mean(scores):.3f}", colour))
         low, span = min(last)[0], max(last)[0] - min(last)[0]
-        right = max(end for _, end, _ in last)
+        right = max(end for _, end, _, _ in last)
         counter = [r["val_loss"] for r in rows if r["model"] == "counter" and r["final"]]
         if counter and x == "seconds":
-            a.axhline(counter[0], color="#999999", ls=":")
-            last.append((counter[0], right, "counter"))
+            a.plot((0, right), (counter[0], counter[0]), color="#999999", ls=":")
+            last.append((counter[0], right, f"counter {counter[0]:.3f}", "#000000"))
             low = min(low, counter[0])
-        a.set(xlabel=x, ylabel="loss of streams of validation text (nats per token)",
+        a.set(xlabel=f"{x}; numbers: the whole text as a stream",
+              ylabel="loss of streams of validation text (nats per token)",
               ylim=(low - 0.1, low + max(0.6, 3 * span)), xlim=(0, 1.36 * right),
               title="the same seconds of one CPU core" if x == "seconds" else "the same tokens")
         gap, y = 0.05 * (a.get_ylim()[1] - a.get_ylim()[0]), low - 9
-        for value, end, m in sorted(last):                       # names beside the ends of the lines, pushed apart
+        for value, end, label, colour in sorted(last):           # names beside the ends of the lines, pushed apart
             y = max(value - gap, y + gap)
-            a.annotate(f"{m} {value:.3f}", (end, value), xytext=(1.04 * right, y), va="center",
-                       color=COLOUR.get(m, "#000000"), fontsize=9, arrowprops=dict(arrowstyle="-", lw=0.7))
+            a.annotate(label, (end, value), xytext=(1.04 * right, y), va="center",
+                       color=colour, fontsize=9, arrowprops=dict(arrowstyle="-", lw=0.7))
         a.grid(alpha=0.3)
     save_picture(fig, s.out, "race.png")
 

@@ -211,3 +211,20 @@ def test_every_term_can_be_left_out(monkeypatch):
             frozen = {key: p.clone() for key, p in model.named_parameters() if not p.requires_grad}
             model(idx, idx)[1].backward()
             assert all(dict(model.named_parameters())[key].grad is None for key in frozen), (name, term)
+
+
+def test_what_was_trained_once_is_kept(experiment, text_file, monkeypatch):
+    """The same run is not done twice, and is the same model; another seed or another model file is another run."""
+    import lab
+    run = lambda seed: lab.trained("momentum", str(text_file), dict(gamma=0.0), True, seed=seed, max_iters=1)
+    real, runs = lab.short_run, []
+    monkeypatch.setattr(lab, "short_run", lambda *args, **more: runs.append(more["seed"]) or real(*args, **more))
+    first, _, progress = run(0)
+    again, _, kept = run(0)
+    assert runs == [0] and kept == progress and progress.step == 1
+    for p, q in zip(first.parameters(), again.parameters()):
+        assert torch.equal(p, q)
+    run(1)
+    monkeypatch.setattr(load_model("momentum"), "__file__", str(text_file))
+    run(0)
+    assert runs == [0, 1, 0]
