@@ -53,7 +53,7 @@ class Train:
     dataset: str = "plays"              # a folder of data/, or the path of any text file
     out: str = ""                       # folder for checkpoint, log, pictures; default out/<model>
     device: str = "auto"                # auto: cuda if there is one, else cpu; or cpu, cuda:1, mps
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on cuda, else float32
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where that is faster
     seed: int = 1337                    # of the initial weights, the batches and the dropout
     max_iters: int = 0                  # stop after this many iterations; 0: `minutes` decides
     minutes: float = 0.0                # minutes of training; 0: three, unless max_iters is given
@@ -106,7 +106,7 @@ def fit(model, data, train, progress, optimizers=None, team=Processes(), clock=t
     does in between. FloatingPointError before a loss that is not finite reaches the weights."""
     tune_cpu()
     device = next(model.parameters()).device
-    autocast, _ = precision(device, train.dtype)
+    autocast, _ = precision(device, train.dtype, train.compile)
     if optimizers is None:
         optimizers = make_optimizers(model, train)
     net = team.parallel(model)
@@ -158,7 +158,7 @@ def run(train, config, module, data, ckpt=None):
     team = torchrun(device)
     check_sizes(train, config, data, device, team.world)
     team.join()
-    autocast, dtype = precision(device, train.dtype)
+    autocast, dtype = precision(device, train.dtype, train.compile)
     torch.manual_seed(train.seed)
     model = module.Model(config).to(device)
     optimizers = make_optimizers(model, train)

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
+from torch.overrides import TorchFunctionMode
 
 from common.settings import UserError
 
@@ -49,11 +51,35 @@ def tune_cpu():
     return bool(mallopt(mmap_threshold, 2**30) and mallopt(trim_threshold, 2**31 - 1))
 
 
-def precision(device, dtype):
-    """(context, name): autocast to bfloat16 if asked for, or by itself on cuda; else float32."""
-    if dtype == "bfloat16" or dtype == "auto" and device.type == "cuda":
-        return torch.autocast(device.type, torch.bfloat16), "bfloat16"
-    return nullcontext(), "float32"
+def has_bfloat16(device):
+    """Does the device multiply matrices faster in bfloat16? A CPU does with AVX512-BF16, AMX or, under Linux, ARM's."""
+    if device.type != "cpu":
+        return device.type == "cuda"
+    known = torch.cpu.get_capabilities()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16") or sys.platform == "linux" and known.get("bf16"))
+
+
+class LinearInBfloat16(TorchFunctionMode):
+    """A context in which F.linear, and nothing else, multiplies in bfloat16, forward and backward.
+
+    On a CPU autocast is too eager: attention and rotations gain nothing in bfloat16 and lose digits on the way."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.linear:
+            x, *weights = args
+            halves = [None if w is None else w.bfloat16() for w in (x, *weights)]
+            return func(*halves, **(kwargs or {})).to(x.dtype)
+        return func(*args, **(kwargs or {}))
+
+
+def precision(device, dtype, compiled=False):
+    """(context, name): matrix products in bfloat16 if asked for, or by themselves where that is faster; else float32.
+    compiled: torch.compile looks through autocast, but not through a context of our own."""
+    if dtype == "float32" or dtype == "auto" and not has_bfloat16(device):
+        return nullcontext(), "float32"
+    if device.type == "cpu" and not compiled:
+        return LinearInBfloat16(), "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16), "bfloat16"
 
 
 def check_sizes(train, config, data, device, world):

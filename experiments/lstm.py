@@ -15,6 +15,7 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import optimizer
+from common.machine import precision
 
 RECIPE = dict(optimizer="muon", lr=5e-3, weight_decay=0.0)       # of train.py's settings
 
@@ -56,4 +57,5 @@ def make_optimizers(model, train):
     known = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in known]
     adamw = torch.optim.AdamW(rest, lr=train.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    return [optimizer.Muon(matrices, train.lr, train.weight_decay), adamw]
+    _, dtype = precision(matrices[0].device, train.dtype)
+    return [optimizer.Muon(matrices, train.lr, train.weight_decay, dtype=getattr(torch, dtype)), adamw]

@@ -55,7 +55,7 @@ FAULTS["train.py"] = [
     ("clip_gradients(model, train.clip)", "pass", FITTING),
     ("clip_gradients(model, train.clip)", 'clip_gradients(model, "global")', FITTING),
     ("            optimizer.zero_grad()", "            pass", FITTING),
-    ("    autocast, _ = precision(device, train.dtype)", '    autocast, _ = precision(device, "float32")', RUNNING),
+    ("    autocast, _ = precision(device, train.dtype, train.compile)", '    autocast, _ = precision(device, "float32")', RUNNING),
     ("rng = np.random.default_rng((seed, step))", "rng = np.random.default_rng(seed)",
      "tests/test_train.py -k batches"),
     ("return window[..., :-1], window[..., 1:]", "return window[..., :-1], window[..., :-1]",
@@ -150,9 +150,11 @@ FAULTS["common/files.py"] = [
 ]
 
 FAULTS["common/machine.py"] = [
-    ("if dtype == \"bfloat16\" or", "if", "tests/test_train.py -k precision"),
-    ("or dtype == \"auto\" and device.type == \"cuda\":", ":", "tests/test_train.py -k precision"),
-    ("or dtype == \"auto\" and device.type == \"cuda\":", "or dtype == \"auto\":", "tests/test_train.py -k precision"),
+    ("    if dtype == \"float32\" or dtype", "    if dtype", "tests/test_train.py -k precision"),
+    ("and not has_bfloat16(device):", ":", "tests/test_train.py -k precision"),
+    ("or dtype == \"auto\" and not", "or dtype == \"auto\" or not", "tests/test_train.py -k precision"),
+    ("        if func is F.linear:", "        if False:", "tests/test_train.py -k bfloat16"),
+    ("func(*halves, **(kwargs or {})).to(x.dtype)", "func(*halves, **(kwargs or {}))", "tests/test_train.py -k bfloat16"),
     ("    if shortest < T + 2:", "    if False:", "tests/extra/test_settings.py"),
     ("lambda number, frame: caught.append(number)", "lambda number, frame: None", RUNS),
     ("            signal.signal(s, handler)", "            pass", RUNS),

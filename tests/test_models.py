@@ -21,6 +21,7 @@ import inspect
 import itertools
 import math
 import random
+import runpy
 import sys
 from dataclasses import fields
 from typing import get_args, get_type_hints
@@ -431,8 +432,17 @@ def test_model_files_stand_alone(name):
 
 
 @each_model
-def test_self_check(name, cli, tmp_path):
+def test_self_check(name, tmp_path, monkeypatch, capsys):
     """`python <model>.py` proves the file and draws it."""
-    done = cli(f"{name}.py")
-    assert "FAIL" not in done.stdout and done.stdout.count("ok ") >= 5
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py"])
+    with pytest.raises(SystemExit) as e:
+        runpy.run_path(str(ROOT / f"{name}.py"), run_name="__main__")
+    out = capsys.readouterr().out
+    assert not e.value.code and "FAIL" not in out and out.count("ok ") >= 5, out
     assert (tmp_path / f"out/{name}.png").stat().st_size > 20_000
+
+
+def test_self_check_as_a_script(cli):
+    """The same as a user starts it: in a process of its own."""
+    assert cli("momentum.py").stdout.count("ok ") >= 5

@@ -4,16 +4,18 @@ import math
 import platform
 import re
 import subprocess
+import sys
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from helpers import ONE_THREAD, SMALL, TINY, TWO_PROCESSES, Knobs, after, awake, losses, relative, small, steps
+from torch.overrides import _get_current_function_mode_stack
 
 import train as T
-from common.checkpoint import COLUMNS, ROOT, load_checkpoint, load_model
-from common.machine import Processes, precision, tune_cpu
+from common.checkpoint import COLUMNS, ROOT, load_checkpoint, load_model, models
+from common.machine import LinearInBfloat16, Processes, has_bfloat16, precision, tune_cpu
 from common.optimizer import Muon, clip_gradients, make_optimizers, orthogonal
 from common.settings import UserError, settings
 from sample import generate
@@ -142,14 +144,52 @@ def test_clip_by_layer():
 
 
 @pytest.mark.filterwarnings("ignore:CUDA is not available")
-def test_precision():
-    """bfloat16 if asked for, or by itself on cuda."""
-    for device, dtype, name in (("cpu", "auto", "float32"), ("cpu", "bfloat16", "bfloat16"),
-                                ("cuda", "auto", "bfloat16"), ("cuda", "float32", "float32")):
-        context, told = precision(torch.device(device), dtype)
-        assert told == name and isinstance(context, torch.autocast) == (name == "bfloat16")
+def test_precision(monkeypatch):
+    """bfloat16 if asked for, or by itself on cuda and on a CPU that has instructions for it."""
+    able = dict(avx512_bf16=False, amx_bf16=False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    monkeypatch.setattr(sys, "platform", "linux")
+
+    def told(device, dtype):
+        return precision(torch.device(device), dtype)[1]
+    assert told("cpu", "auto") == told("cuda", "float32") == "float32"
+    assert told("cpu", "bfloat16") == told("cuda", "auto") == "bfloat16"
+    for key in ("avx512_bf16", "amx_bf16", "bf16"):
+        able = {key: True}
+        assert told("cpu", "auto") == "bfloat16" and told("cpu", "float32") == "float32", key
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert told("cpu", "auto") == "float32", "Apple's float32 is the faster one"
+    assert isinstance(precision(torch.device("cuda"), "auto")[0], torch.autocast)
+
+
+def test_only_linear_is_in_bfloat16_on_a_cpu():
+    torch.manual_seed(0)
+    layer, x = torch.nn.Linear(32, 32), torch.randn(8, 32, requires_grad=True)
+    exact = layer(x)
+    grad, = torch.autograd.grad(exact.square().sum(), x)
     with precision(torch.device("cpu"), "bfloat16")[0]:
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+        near = layer(x)
+        assert torch.equal(x @ layer.weight.T, x.matmul(layer.weight.T)) and (x @ x.T).dtype == torch.float32
+        assert (x @ layer.weight.T + layer.bias - exact).abs().max() < 1e-5, "a product that is no F.linear"
+    near_grad, = torch.autograd.grad(near.square().sum(), x)
+    for a, b in ((near, exact), (near_grad, grad)):
+        assert a.dtype == torch.float32 and 1e-6 < (a - b).abs().max() / b.abs().max() < 2e-2
+    assert torch.equal(layer(x), exact), "and afterwards all is as before"
+
+
+@pytest.mark.parametrize("name", models())
+def test_bfloat16_learns_like_float32(name):
+    """The same batches: losses after 40 iterations differ by less than what another seed of batches does."""
+    data = np.frombuffer(b"A wave is a field that moves; a token is a field that waits. " * 40, np.uint8)
+    module, end = load_model(name), {}
+    for dtype, seed in (("float32", 1), ("bfloat16", 1), ("float32", 2)):
+        recipe = T.Train(max_iters=40, batch_size=8, seed=seed, dtype=dtype)
+        torch.manual_seed(0)
+        model = module.Model(module.Config(vocab_size=128, block_size=32, n_layer=1, n_embd=32))
+        seen = [loss for loss, _ in T.fit(model, data, recipe, T.Progress())]
+        end[dtype, seed] = np.mean(seen[-10:])
+    exact = end["float32", 1]
+    assert 0 < abs(end["bfloat16", 1] - exact) < 0.03 and exact < 0.8 * np.log(128)
 
 
 def test_generate_is_greedy_and_truncates():
@@ -319,7 +359,7 @@ def test_a_loss_that_is_not_finite_does_not_reach_the_weights():
 
 # Whole runs.
 
-def test_train_then_sample(cli, text_file, tmp_path):
+def test_train_then_sample(cli, refused, text_file, tmp_path):
     done = cli("train.py", *TINY, f"dataset={text_file}", "max_iters=20", "eval_interval=10")
     out = tmp_path / "out/momentum"
     names = ".lock best.pt ckpt.pt index.html log.csv loss.png physics.png sample.txt".split()
@@ -333,8 +373,7 @@ def test_train_then_sample(cli, text_file, tmp_path):
     assert text.stdout.startswith("A:") and re.search(r"tokens/s; the state holds [\d,]+ bytes", text.stderr)
     again = cli("sample.py", "ckpt=out/momentum/ckpt.pt", "prompt=A:", "tokens=50", "seed=3")
     assert again.stdout == text.stdout
-    refused = cli("train.py", *TINY, f"dataset={text_file}", "max_iters=20", expect=2)
-    assert "resume=true goes on" in refused.stderr
+    assert "resume=true goes on" in refused(*TINY, f"dataset={text_file}", "max_iters=20")
 
 
 def test_a_model_without_a_portrait(inside, text_file, tmp_path, monkeypatch, capsys):
@@ -422,14 +461,15 @@ def test_bfloat16_is_in_every_pass(bare, text_file, monkeypatch):
     forward = Model.forward
 
     def watched(self, idx, targets=None, state=None):
-        seen.add((torch.is_autocast_enabled("cpu"), "training" if self.training else idx.shape[0]))
+        on = any(isinstance(mode, LinearInBfloat16) for mode in _get_current_function_mode_stack())
+        seen.add((on, "training" if self.training else idx.shape[0]))
         return forward(self, idx, targets, state)
     monkeypatch.setattr(Model, "forward", watched)
     bare(f"dataset={text_file}", "max_iters=2", "dtype=bfloat16")
     assert {on for on, _ in seen} == {True} and {what for _, what in seen} >= {"training", 1, 4}
     seen.clear()
     bare(f"dataset={text_file}", "max_iters=2", "overwrite=true")
-    assert {on for on, _ in seen} == {False}, "only if asked for, on a CPU"
+    assert {on for on, _ in seen} == {has_bfloat16(torch.device("cpu"))}, "unless asked for, the CPU decides"
 
 
 def test_two_processes_match_one(inside, text_file, tmp_path):
