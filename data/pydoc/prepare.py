@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import common.start  # noqa: F401
+
+# isort: split
 from common.settings import UserError, guard, settings
 from data.text import make_tokenizer, prepared, run, sha256, write_dataset
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import common.start  # noqa: F401
+
+# isort: split
 from common.settings import guard, settings
 from data.text import fetch, make_tokenizer, obtain, prepared, read_file, run, sha256, to_text, write_dataset
 

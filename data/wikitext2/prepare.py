@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import common.start  # noqa: F401
+
+# isort: split
 from common.settings import guard, settings
 from data.text import fetch, make_tokenizer, obtain, prepared, read_file, run, sha256, unzip, write_dataset
 

@@ -210,7 +210,7 @@ def test_variables_that_a_cluster_has_left(inside, text_file, monkeypatch, capsy
     assert steps("out/momentum/ckpt.pt") == 1
 
 
-@pytest.mark.parametrize("script", ["train.py", "sample.py"])
+@pytest.mark.parametrize("script", ["train.py", "sample.py", "data/plays/prepare.py"])
 def test_what_is_not_installed_and_ctrl_c_meanwhile(script, tmp_path):
     for numpy, status, what in [
             ("raise ModuleNotFoundError('No module named numpy')", 2, "No module named numpy); pip install -r requ"),
