@@ -81,8 +81,8 @@ FAULTS["train.py"] = [
 
 FAULTS["common/optimizer.py"] = [
     ("m.lerp_(p.grad, 1 - group[\"momentum\"])", "m.copy_(p.grad)", OPTIMIZER),
-    ("orthogonal(p.grad.lerp(m, group[\"momentum\"]))", "orthogonal(m)", OPTIMIZER),
-    ("orthogonal(p.grad.lerp(m, group[\"momentum\"]))", "p.grad.lerp(m, group[\"momentum\"])", OPTIMIZER),
+    ("orthogonal(p.grad.lerp(m, group[\"momentum\"])", "orthogonal(m", OPTIMIZER),
+    ("orthogonal(p.grad.lerp(m, group[\"momentum\"])", "(p.grad.lerp(m, group[\"momentum\"])", OPTIMIZER),
     ("p.mul_(1 - group[", "p.mul_(1 + group[", OPTIMIZER),
     ("p.mul_(1 - group[\"lr\"] * group[\"weight_decay\"])", "pass", OPTIMIZER),
     ("0.2 * max(p.shape) ** 0.5", "0.2", OPTIMIZER),
@@ -93,6 +93,7 @@ FAULTS["common/optimizer.py"] = [
     ("if how == \"layer\" else \"all\"", "if how == \"global\" else \"all\"", OPTIMIZER),
     ("clip_grad_norm_(part, 1.0)", "clip_grad_norm_(part, 10.0)", OPTIMIZER),
     ("if not p.requires_grad:", "if False:", OPTIMIZER),
+    ("dtype=getattr(torch, dtype)", "dtype=torch.float32", OPTIMIZER),
 ]
 
 FAULTS["sample.py"] = [
@@ -138,6 +139,20 @@ FAULTS["common/checkpoint.py"] = [
     ("    if not all(plain(tensor) for tensor in tensors(ckpt)):", "    if False:", CHECKPOINTS),
     ("t.numel() * t.element_size()", "t.numel()", "tests/test_sample.py -k bytes"),
     ("yield from tensors(list(nest.values()))", "pass", CHECKPOINTS),
+    ("if ckpt.pop(\"checksum\") != checksum(ckpt):", "if ckpt.pop(\"checksum\") == 0:", CHECKPOINTS),
+    ("digest.update(part.detach()", "len(part.detach()", CHECKPOINTS),
+    ("all(is_row(row) for row in progress[\"rows\"])", "True", CHECKPOINTS),
+]
+
+FAULTS["common/resume.py"] = [
+    ("            rows.pop()  ", "            pass  ", RUNNING),
+    ("ckpt[\"progress\"][\"best\"] = math.inf", "pass", CHECKPOINTS),
+    ("if old.get(\"sha256\") != new[\"sha256\"]]", "if False]", CHECKPOINTS),
+    ("{\"path\": train.init, \"progress\": {}, \"optimizers\": []}", "{\"path\": train.init}", CHECKPOINTS),
+    ("return ckpt[\"train\"] | ckpt[\"config\"] | budget", "return ckpt[\"train\"] | ckpt[\"config\"]", CHECKPOINTS),
+    ("HARMLESS = {\"dropout\"}", "HARMLESS = {\"n_layer\"}", CHECKPOINTS),
+    ("    if train.optimizer != ckpt[", "    if False and ckpt[", CHECKPOINTS),
+    ("if data.meta[\"tokenizer\"] != ckpt[\"meta\"].get(\"tokenizer\"):", "if False:", CHECKPOINTS),
 ]
 
 FAULTS["common/files.py"] = [
@@ -147,6 +162,7 @@ FAULTS["common/files.py"] = [
     ("fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", RUNS),
     ("path.parent.mkdir(parents=True, exist_ok=True)", "pass", DATA),
     ("writerows([columns, *rows])", "writerows(rows)", RUNNING),
+    ("if HALF.fullmatch(path.name) and", "if path.name.startswith(\".tmp-\") and", CHECKPOINTS + " " + RUNS),
 ]
 
 FAULTS["common/machine.py"] = [

@@ -74,6 +74,21 @@ def test_muon_orthogonalises():
         assert s.min() > 0.5 and s.max() < 1.3, s
 
 
+def test_muon_orthogonalises_in_bfloat16_when_the_run_does():
+    """Near enough; weights and momentum stay in float32."""
+    steps = {}
+    for dtype in ("float32", "bfloat16"):
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(16, 32)
+        muon = make_optimizers(layer, T.Train(dtype=dtype))[0]
+        before = layer.weight.detach().clone()
+        layer(torch.randn(64, 16)).square().sum().backward()
+        muon.step()
+        steps[dtype] = layer.weight.detach() - before
+        assert layer.weight.dtype == muon.state[layer.weight]["momentum"].dtype == torch.float32
+    assert 1e-5 < relative(steps["bfloat16"], steps["float32"]) < 0.1
+
+
 def test_muon_has_momentum():
     """Four steps on other gradients each, against the two lines of its docstring."""
     g = torch.randn(4, 8, 6, generator=torch.Generator().manual_seed(0))
