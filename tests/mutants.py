@@ -21,7 +21,7 @@ SECONDS = 300               # a fault may also be noticed by a test that never e
 
 
 def model_tests(name):
-    return f"tests/test_{name}.py tests/test_models.py -k '{name} and not (self_check or portrait_of or overfits)'"
+    return f"tests/test_{name}.py tests/test_models.py -k '{name} and not (self_check or portrait_of or overfits or compiled)'"
 
 
 FITTING = "tests/test_train.py -k 'loop or learning or told or drops or clip or passes or goes_on or finite or seconds'"
