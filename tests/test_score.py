@@ -112,6 +112,8 @@ def test_what_counting_gets_you():
     data = Dataset(text[:5000], text[5000:], {"vocab_size": 5})
     entropy = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
     assert counter_loss(data) == pytest.approx(entropy, abs=0.05)
+    noise = Dataset(text, rng.integers(5, size=1000), {"vocab_size": 5})
+    assert counter_loss(noise) > math.log(5) - 0.02, "what is scored is not what was counted"
 
 
 # Streams that stay good.
