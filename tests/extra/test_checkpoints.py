@@ -156,6 +156,7 @@ def test_everything_counts_in_a_checksum():
     dict(config={"n_embd": 16, "colour": 1}), dict(config={"vocab_size": 3, "n_embd": 16}),
     dict(name="hydra"), dict(name="nothing"), dict(meta={}), dict(meta={"tokenizer": {"kind": 7}}),
     dict(meta={"tokenizer": {"kind": "char", "chars": "ab"}}), dict(tokens=torch.ones(3)),
+    dict(meta={"tokenizer": {"kind": "char", "chars": "".join(map(chr, range(50, 110)))}}),
     dict(tokens=torch.full((3,), 999)), dict(tokens=torch.zeros(2, 2, dtype=torch.int64)), dict(model={}),
     *(dict(config={"n_embd": 16} | change) for change in (
         {"block_size": -5}, {"block_size": "16"}, {"dropout": float("nan")}, {"n_layer": 10**9}, {"n_embd": 10**6},
