@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import common.checkpoint
 from common.checkpoint import build, checksum, load_checkpoint, load_model, models, save_checkpoint
+from common.resume import remembered
 from common.settings import UserError
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -265,6 +266,13 @@ def test_resume_on_a_text_that_has_changed(inside, text_file, tmp_path, capsys):
         assert 0 < progress["best"] < math.inf
         inside("resume=true", f"out={out}")
         assert "note: play" not in capsys.readouterr().err
+
+
+def test_a_new_budget_replaces_the_old_one():
+    """Settings on the command line come on top: without this a run of 4 iterations could not get minutes."""
+    ckpt = dict(progress={"step": 4}, train={"max_iters": 4, "minutes": 0.0, "lr": 0.1}, config={"n_embd": 16})
+    assert remembered(ckpt, {"lr": "1"}) == {"max_iters": 4, "minutes": 0.0, "lr": 0.1, "n_embd": 16}
+    assert remembered(ckpt, {"minutes": "1"}) == {"max_iters": 0, "minutes": 0.0, "lr": 0.1, "n_embd": 16}
 
 
 def test_fine_tuning_takes_the_weights_and_nothing_else(inside, refused, trained, text_file, tmp_path):
