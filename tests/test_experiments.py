@@ -13,7 +13,7 @@ from helpers import awake, tokens
 from common.checkpoint import COLUMNS, ROOT, load_model
 from common.settings import UserError
 
-TINY = {"induction": "steps=1 depth=1 gammas=0,1",
+TINY = {"induction": "steps=4 longest=4 depth=1 gammas=0,1",
         "speed": "training=64 kernel=64 stream=64 rounds=0",
         "filters": "small=true max_iters=2",
         "race": "small=true minutes=0.0005 max_iters=1 models=baseline,wavefield,lstm,counter",
