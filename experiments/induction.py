@@ -186,7 +186,7 @@ def optimum(gammas, loss):
     return math.exp(lowest)
 
 
-def law(rows, norm="True", draws=500):
+def law(rows, norm="True", draws=300):
     """-> {layers: (best gamma, low, high)} and the exponent b of best gamma ~ N^b as (b, low, high): from the mean
     loss over seeds, with 95% intervals from drawing seeds with replacement, the same ones at all depths."""
     depths = sorted({r["layers"] for r in rows if r["norm"] == norm and r["longest"] == 0})
