@@ -61,14 +61,16 @@ def test_a_verdict_follows_the_table(gap, verdict, results, tmp_path):
     assert verdicts(results, tmp_path)["on par at half the parameters"] == "untested", "one seed has no interval"
 
 
-def recall(folder, lab, induction, slope, lift):
-    """A table of recall in which the best gamma is 4.17 N^slope, and the shear lifts accuracy by so much."""
+def recall(folder, lab, induction, slope, lift, cut):
+    """A table of recall in which the best gamma is 4.17 N^slope, and the shear lifts accuracy by so much; whether those
+    that go on until they stop were cut off."""
     rows, rng = [], np.random.default_rng(0)
     settings = induction.Settings(**induction.FULL | dict(seeds=3))
     for layers, shear, gamma, norm, louder, seed, steps, longest in dict.fromkeys(induction.plan(settings)):
         loss = 2 + 0.1 * (np.log(gamma / (4.17 * layers ** slope)) ** 2 if gamma else 9) + 0.003 * rng.normal()
         accuracy = 0.2 + lift * (gamma > 0) + 0.1 * (layers - 1) + 0.001 * rng.normal()
-        rows.append([layers, shear, gamma, norm, louder, seed, steps, longest, accuracy, loss, 9, steps, 9, 9.0])
+        rows.append([layers, shear, gamma, norm, louder, seed, steps, longest, accuracy, loss, 9,
+                     longest + steps // 2 if cut else steps, 9, 9.0])
     lab.write_csv(folder / "induction.csv", induction.COLUMNS, rows)
 
 
@@ -77,8 +79,9 @@ def test_claims_of_recall(results, tmp_path, monkeypatch):
     import lab
     monkeypatch.setattr(induction.law, "__defaults__", ("True", 20))
     names = "induction in one layer", "the shear stands in for depth", "the best gamma is 4.17 N^-0.74 for N layers"
-    for slope, lift, expected in ((-0.74, 0.5, ["holds"] * 3), (0.1, 0.0, ["no"] * 3)):
-        recall(tmp_path, lab, induction, slope, lift)
+    for slope, lift, cut, expected in ((-0.74, 0.5, False, ["holds"] * 3), (0.1, 0.0, False, ["no"] * 3),
+                                       (-0.74, 0.5, True, ["holds", "partly", "holds"])):
+        recall(tmp_path, lab, induction, slope, lift, cut)
         found = verdicts(results, tmp_path)
         assert [found[name] for name in names] == expected
         assert found["it is the shear, not a louder score"] != "untested" != found["shear queries and keys"]
