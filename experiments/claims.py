@@ -15,7 +15,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import induction
-from lab import interval, paired, read_csv
+from lab import interval, paired, read_csv, said
 from rivals import PUBLISHED
 
 
@@ -56,9 +56,10 @@ class Data:
 
 
 def says(three, digits=3, unit=""):
-    """mean [low, high]"""
-    mean, low, high = (f"{v:+.{digits}f}{unit}" for v in three)
-    return f"{mean} [{low}, {high}]"
+    """mean [low, high]; a number without an interval decides nothing."""
+    if math.isnan(three[1]):
+        raise Missing("one seed")
+    return said(three, digits, unit)
 
 
 def percent(three):
@@ -143,8 +144,6 @@ def claim_law(data):
     rows, found, exponents = data.table("induction", induction.COLUMNS), [], []
     for norm, title in (("True", "with the norm"), ("False", "without")):
         best, exponent = induction.law(rows, norm)
-        if math.isnan(exponent[1]):
-            raise Missing("induction")
         exponents.append(exponent)
         points = ", ".join(f"{g:.2f} [{low:.2f}, {high:.2f}]" for g, low, high in best.values())
         found.append(f"{title} {says(exponent, 2)}, gamma by layers: {points}")
@@ -503,10 +502,10 @@ def claim_heals(data):
     gaps = {rival: [paired(excess(m), excess(rival)) for m in fluids] for rival in rivals}
     holds = all(gap[2] < 0 for pair in gaps.values() for gap in pair)
     no = any(gap[1] > 0 for gap in gaps["baseline"])
-    said = {rival: " and ".join(says(gap, 2) for gap in pair) for rival, pair in gaps.items()}
+    beside = {rival: " and ".join(says(gap, 2) for gap in pair) for rival, pair in gaps.items()}
     models = ", ".join(f"{m} {mean(excess(m)):.2f} and {back(m):.1f}" for m in fluids + rivals)
-    more = f"against the LSTM {said['lstm']}; nats at once, and characters until it is back: {models}"
-    return verdict(holds, no), f"{said['baseline']} nats against attention", more
+    more = f"against the LSTM {beside['lstm']}; nats at once, and characters until it is back: {models}"
+    return verdict(holds, no), f"{beside['baseline']} nats against attention", more
 
 
 def claim_beats_counting(data):

@@ -25,7 +25,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lab import COLOURS, collect, paired, read_settings, save_picture
+from lab import COLOURS, collect, paired, read_settings, said, save_picture
 
 from common.checkpoint import load_model
 from common.optimizer import make_optimizers
@@ -215,15 +215,14 @@ def report(rows, s):
     for norm, title in (("True", "normalised q and k"), ("False", "without the norm")):
         best, exponent = law(rows, norm)
         for n, (gamma, low, high) in best.items():
-            print(f"{title}, {n:.0f} layers: {gamma:.2f} [{low:.2f}, {high:.2f}]   (law {4.17 * n ** -0.74:.2f})")
-        print("{}: exponent {:+.2f} [{:+.2f}, {:+.2f}]   (law -0.74)".format(title, *exponent))
+            print(f"{title}, {n:.0f} layers: {said((gamma, low, high), 2)}   (law {4.17 * n ** -0.74:.2f})")
+        print(f"{title}: exponent {said(exponent, 2)}   (law -0.74)")
     print("\none layer, loss minus that of the plain model, paired by seed")
     plain = pick(rows, layers=1, gamma=0.0)
     for g in LOUD:
         sheared = paired(pick(rows, layers=1, gamma=g), plain)
         loud = paired(pick(rows, layers=1, gamma=0.0, louder=loudness(g)), plain)
-        print("gamma = {:g}: {:+.3f} [{:+.3f}, {:+.3f}]".format(g, *sheared),
-              "  as loud, no shear: {:+.3f} [{:+.3f}, {:+.3f}]".format(*loud))
+        print(f"gamma = {g:g}: {said(sheared)}   as loud, no shear: {said(loud)}")
 
 
 def draw(rows, maps, s):

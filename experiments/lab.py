@@ -207,6 +207,12 @@ def paired(a, b):                                                # {seed: value}
     return interval([a[seed] - b[seed] for seed in seeds])
 
 
+def said(three, digits=3, unit=""):
+    """The same as words: mean [low, high], or the mean alone where there is no interval."""
+    mean, low, high = (f"{v:+.{digits}f}{unit}" for v in three)
+    return mean if math.isnan(three[1]) else f"{mean} [{low}, {high}]"
+
+
 def save_picture(fig, out, name):
     """Write a figure, whole or not at all."""
     Path(out).mkdir(parents=True, exist_ok=True)

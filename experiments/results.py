@@ -60,8 +60,6 @@ def rows_of(data):
                  re.findall(rf"^({'|'.join(KEYS)}): (.*?)(?=^(?:{'|'.join(KEYS)}): |\Z)", rest, re.M | re.S)}
         try:
             found = f(data)
-            if "nan" in found[1]:
-                raise Missing(about["run"])                      # one seed has no interval
             if about["run"] in OLDER:
                 found = found[0], f"{found[1]} (older models)", found[2]
         except (Missing, KeyError):                              # no table, no rows, or an older kind of table

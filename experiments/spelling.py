@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from lab import COLOURS, collect, get_data, interval, paired, read_settings, save_picture, short_run
+from lab import COLOURS, collect, get_data, interval, paired, read_settings, said, save_picture, short_run
 
 from common.settings import guard
 from data.text import Tokenizer
@@ -155,7 +155,7 @@ def report(rows, s):
             gaps = []
             for key in ["val_loss", *SCORES] if after == s.iters else SCORES:
                 gap = paired(values(rows, "product", key, after), values(rows, other, key, after))
-                gaps.append("{} {:+.4f} [{:+.4f}, {:+.4f}]".format(key, *gap))
+                gaps.append(f"{key} {said(gap, 4)} ")
             print(f"{other:<8} after {after:.0f} iterations: ", *gaps)
 
 

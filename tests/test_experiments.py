@@ -107,6 +107,7 @@ def test_intervals(monkeypatch):
         assert lab.quantile_of_t(freedom) == pytest.approx(t, abs=2e-3), freedom
     assert lab.interval([1, 2, 3]) == pytest.approx((2, 2 - 4.303 / 3 ** 0.5, 2 + 4.303 / 3 ** 0.5))
     assert lab.interval([5])[0] == 5 and np.isnan(lab.interval([5])[1:]).all()
+    assert lab.said(lab.interval([5])) == "+5.000" and lab.said((1, 0, 2), 1, "%") == "+1.0% [+0.0%, +2.0%]"
     ours, theirs = {0: 1.0, 1: 2.1, 2: 2.9, 7: 0}, {2: 3.0, 1: 2.0, 0: 1.0}
     assert lab.paired(ours, theirs) == pytest.approx(lab.interval([0, 0.1, -0.1]))
     with pytest.raises(UserError, match="share no seed"):
