@@ -122,8 +122,13 @@ established, or the interval leaves both open. *(older models)*: measured before
 | --- | --- | --- |"""]
     lines += [f"| {row.title} | {row.verdict} | {row.short} |" for row in rows]
     lines += ["", "## Claim by claim", ""]
+    shown = {"kick", "filters"}                                  # below
     for row in rows:
+        script = row.about["run"]
         lines += block(row)
+        if row.verdict != "untested" and script not in shown and (ROOT / f"assets/{script}.png").exists():
+            lines += [f"![{row.title}](assets/{script}.png)", ""]
+            shown.add(script)
     lines += ["## Claims without a number", "", UNTESTED, "", f"""\
 ## Where each model looks
 
