@@ -1,12 +1,22 @@
 """
 Does momentum give induction to a single layer of attention, which gamma is best at which depth, and can it replace a
-layer? Small circuits learn associative recall: attention only, 64 channels, 4 heads. The published law says the best
-gamma is 4.17 N^-0.74 for N layers; here `best` is the gamma with the lowest loss.
+layer? Small circuits, attention only, 64 channels, 2 heads, learn associative recall: 16 pairs of one vocabulary of
+32 symbols, all trained for the same short time, so that no loss has reached the floor. The published law says that the
+best gamma is 4.17 N^-0.74 for N layers. Here it is the lowest point of a parabola through the loss against log gamma,
+at each depth, with its interval from resampling the seeds; so is the exponent.
 
-    python experiments/induction.py                about three minutes on two cores: one seed
-    python experiments/induction.py full=true      three seeds; resume=true goes on
+Controls. Queries and keys without their RMSNorm, every other gamma: the norm fixes how loud a score can be, which the
+shear changes. Only keys, only queries. No shear, but a score as loud as the shear makes it. And plain models of one and
+two layers beside one layer with gamma = 1, each trained until it stops improving.
+
+    python experiments/induction.py                about two minutes on two cores: one seed, three depths
+    python experiments/induction.py full=true      five seeds, four depths (depth=6: up to six); resume=true goes on
+A training of 100 steps took 1.9, 3.2, 5.3 and 6.1 CPU-seconds with 1, 2, 3 and 4 layers, 850 steps of two layers 43:
+the full run, 540 of them, takes about 42 CPU-minutes.
 """
+import math
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,35 +25,49 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lab import COLOURS, collect, read_settings, save_picture
+from lab import COLOURS, collect, paired, read_settings, said, save_picture
 
 from common.checkpoint import load_model
+from common.optimizer import make_optimizers
 from common.settings import convert, guard
+from train import Train
 
 momentum = load_model("momentum")
-COLUMNS = "task layers shear gamma seed steps accuracy loss".split()
-SHEARS = {"qk": "queries and keys", "k": "keys only", "q": "queries only"}
+COLUMNS = "layers shear gamma norm louder seed steps longest accuracy loss parameters updates tokens seconds".split()
+PAIRS, SYMBOLS, ANSWERS = 16, 32, 512   # of a sequence; of the vocabulary; asked for in each batch
+LR = 1e-2
+PATIENCE = 300                          # steps without a gain of 1% after which a training stops, if it may go on
+LOUD = (0.5, 1.0, 2.0)                  # gammas whose loudness is tried without a shear
+STANDS_FOR = (1, 2)                     # layers of the plain models that one layer with gamma = 1 may stand for
 
 
 @dataclass
 class Settings:
-    out: str = "assets"             # folder of induction.csv and induction.png
-    full: bool = False              # three seeds
-    seeds: int = 1                  # runs per setting
-    steps: int = 400                # training steps of each circuit
-    depth: int = 4                  # layers, at most
-    gammas: str = "0,0.3,1,4"       # strengths of the shear
-    resume: bool = False            # keep what induction.csv already holds
+    out: str = "assets"                     # folder of induction.csv and induction.png
+    full: bool = False                      # five seeds, four layers, gamma in factors of sqrt(2)
+    seeds: int = 1                          # runs per setting
+    steps: int = 100                        # training steps of each circuit
+    longest: int = 500                      # and, of those trained until they stop improving, at most
+    depth: int = 3                          # layers, at most
+    gammas: str = "0,0.25,0.5,1,2,4"        # strengths of the shear
+    resume: bool = False                    # keep what induction.csv already holds
+
+    def __post_init__(self):
+        if not 1 <= self.depth <= 6:
+            raise ValueError(f"depth={self.depth} should be 1 to 6")
 
 
-def recall_batch(n, task="two", pairs=8, symbols=32, generator=None):        # -> idx, targets (n, 4 * pairs - 1)
+FULL = dict(seeds=5, depth=4, longest=1200, gammas=",".join(f"{g:.5g}" for g in [0, *2 ** (np.arange(-6, 7) / 2)]))
+
+
+def recall_batch(n, pairs=PAIRS, symbols=SYMBOLS, generator=None):               # -> idx, targets (n, 4 * pairs - 1)
     """Pairs of key and value, then the same pairs in another order. In the same order position alone would do.
 
         a 7  c 2  b 9 | b 9  a 7  c 2       targets: 9, 7, 2 where b, a, c are read again; elsewhere -100, no loss
 
-    Task "two": keys and values are different symbols. Task "one": any symbol can be either."""
-    keys = torch.rand(n, symbols, generator=generator).argsort(1)[:, :pairs]                 # no key twice
-    values = torch.randint(symbols, (n, pairs), generator=generator) + (symbols if task == "two" else 0)
+    Any symbol can be a key or a value, but no key comes twice."""
+    keys = torch.rand(n, symbols, generator=generator).argsort(1)[:, :pairs]
+    values = torch.randint(symbols, (n, pairs), generator=generator)
     order = torch.rand(n, pairs, generator=generator).argsort(1)
     told = torch.stack((keys, values), 2).flatten(1)                                         # a 7  c 2  b 9
     asked = torch.stack((keys.gather(1, order), values.gather(1, order)), 2).flatten(1)      # b 9  a 7  c 2
@@ -52,77 +76,219 @@ def recall_batch(n, task="two", pairs=8, symbols=32, generator=None):        # -
     return torch.cat((told, asked), 1)[:, :-1], targets
 
 
-def train_recall(task, layers, shear, gamma, seed, steps):       # -> model; accuracy, loss on fresh sequences
-    """Train one circuit with AdamW."""
+def loudness(gamma):
+    """How much louder the shear makes the score of two tokens that have nothing to do with each other, nor with those
+    before them: q_t + gamma (q_t - q_{t-1}) is sqrt((1 + gamma)^2 + gamma^2) as long as q_t, and so is the key."""
+    return round((1 + gamma) ** 2 + gamma ** 2, 4)
+
+
+def without_norm(model):
+    """Queries and keys as they come: inside of qk(), rms_norm does nothing. The model has no switch for this."""
+    def patched(qk):
+        def plain(*args, **options):
+            norm, momentum.rms_norm = momentum.rms_norm, lambda x: x
+            try:
+                return qk(*args, **options)
+            finally:
+                momentum.rms_norm = norm
+        return plain
+    for block in model.blocks:
+        block.attn.qk = patched(block.attn.qk)
+
+
+@torch.no_grad()
+def score(model, idx, targets):                                  # -> accuracy, loss
+    logits, loss = model(idx, targets)
+    hits = (logits.argmax(-1) == targets).sum() / (targets != -100).sum()
+    return hits.item(), loss.item()
+
+
+def train_recall(layers, shear, gamma, norm, louder, seed, steps, longest=0):
+    """Train one circuit -> model; accuracy, loss on fresh sequences; parameters, updates, tokens, CPU-seconds.
+
+    The first quarter of the steps has 2 pairs in a sequence, then 4, 8 and 16: with 16 from the start nothing is
+    learned for long. The learning rate falls over the second half. With `longest` it goes on at 16 pairs until the
+    loss has not fallen by 1% for PATIENCE steps, or for so many steps in all; then the rate falls over `steps` / 2."""
     torch.manual_seed(seed)
     data = torch.Generator().manual_seed(seed)
-    config = momentum.Config(64, 32, n_layer=layers, n_embd=64, gamma=gamma, shear=shear, mlp=False)
+    tests = recall_batch(256, generator=torch.Generator().manual_seed(1000 + seed))
+    config = momentum.Config(SYMBOLS, 4 * PAIRS, n_layer=layers, n_head=2, n_embd=64, gamma=gamma, shear=shear,
+                             mlp=False, temperature=momentum.Config.temperature / louder)
     model = momentum.Model(config)
-    torch.nn.init.normal_(model.wte.weight, std=0.1)             # a tied head must tell 64 symbols apart early
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 3e-3 * min(1, (step + 1) / 50, 2 - 2 * step / steps)
-        loss = model(*recall_batch(64, task, generator=data))[1]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    idx, targets = recall_batch(512, task, generator=data)
-    with torch.no_grad():
-        logits, loss = model(idx, targets)
-    hits = (logits.argmax(-1) == targets).sum() / (targets != -100).sum()
-    return model, hits.item(), loss.item()
+    torch.nn.init.normal_(model.wte.weight, std=0.1)             # a tied head must tell the symbols apart early
+    if not norm:
+        without_norm(model)
+    optimizers = make_optimizers(model, Train(lr=LR, weight_decay=0.0))
+    end = math.inf if longest else steps
+    best, since, step, tokens, began = math.inf, 0, 0, 0, time.process_time()
+    while step < end:
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = LR * min(1, (step + 1) / 20, 2 * (end - step) / steps)
+        pairs = 2 ** min(4, 1 + 4 * step // steps)               # 2, 4, 8, 16 = PAIRS
+        idx, targets = recall_batch(ANSWERS // pairs, pairs, generator=data)
+        model(idx, targets)[1].backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        step, tokens = step + 1, tokens + idx.numel()
+        if end == math.inf and (step % 50 == 0 or step >= longest):
+            loss = score(model, *tests)[1]
+            if loss < 0.99 * best:
+                best, since = loss, step
+            if step >= longest or step - since >= PATIENCE:
+                end = step + steps // 2
+    seconds = time.process_time() - began
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return model, *score(model, *tests), parameters, step, tokens, seconds
 
 
-def work(*job):                                                  # what `collect` calls: one row
+def work(*job):                                 # what `collect` calls: one row
     return [train_recall(*job)[1:]]
+
+
+def plan(s):
+    """All jobs: (layers, shear, gamma, norm, louder, seed, steps, longest)."""
+    gammas = sorted({0.0, 1.0, *(convert("gammas", g, float) for g in s.gammas.split(","))})     # 0 and 1: the maps
+    coarse = [0.0, *[g for g in gammas if g][::2]]
+    jobs = []
+    for seed in range(s.seeds):
+        for n in range(1, s.depth + 1):
+            jobs += [(n, "qk", g, True, 1.0, seed, s.steps, 0) for g in gammas]
+            jobs += [(n, "qk", g, False, 1.0, seed, s.steps, 0) for g in coarse]
+        jobs += [(1, shear, g, True, 1.0, seed, s.steps, 0) for shear in "kq" for g in coarse if g]
+        jobs += [(1, "qk", g, True, 1.0, seed, s.steps, 0) for g in LOUD]
+        jobs += [(1, "qk", 0.0, True, loudness(g), seed, s.steps, 0) for g in LOUD]
+        jobs += [(n, "qk", 0.0, True, 1.0, seed, s.steps, s.longest) for n in STANDS_FOR]
+        jobs += [(1, "qk", 1.0, True, 1.0, seed, s.steps, s.longest)]
+    return jobs
+
+
+def pick(rows, key="loss", **where):                             # -> {seed: value}
+    """The values of the rows with these settings; short=False: of those trained until they stopped."""
+    where = dict(shear="qk", norm="True", louder=1.0, short=True) | where
+    short = where.pop("short")
+    return {r["seed"]: r[key] for r in rows
+            if (r["longest"] == 0) == short and all(r[k] == v for k, v in where.items())}
+
+
+def optimum(gammas, loss):
+    """The lowest point of a parabola in log gamma, through the losses within a factor of 4 of the lowest. If that is
+    no valley, or its floor lies outside of it, the gamma with the lowest loss."""
+    at = np.log(gammas)
+    lowest = at[int(np.argmin(loss))]
+    near = abs(at - lowest) <= math.log(4) + 1e-6
+    if near.sum() >= 3:
+        bend, slope, _ = np.polyfit(at[near], np.asarray(loss)[near], 2)
+        floor = -slope / (2 * bend) if bend > 0 else math.inf
+        if at[near].min() <= floor <= at[near].max():
+            return math.exp(floor)
+    return math.exp(lowest)
+
+
+def law(rows, norm="True", draws=300):
+    """-> {layers: (best gamma, low, high)} and the exponent b of best gamma ~ N^b as (b, low, high): from the mean
+    loss over seeds, with 95% intervals from drawing seeds with replacement, the same ones at all depths."""
+    depths = sorted({r["layers"] for r in rows if r["norm"] == norm and r["longest"] == 0})
+    gammas = sorted({r["gamma"] for r in rows if r["norm"] == norm and r["gamma"] and r["layers"] == depths[-1]})
+    found = [[pick(rows, layers=n, gamma=g, norm=norm) for g in gammas] for n in depths]
+    seeds = sorted(set.intersection(*(set(values) for line in found for values in line)))
+    loss = np.array([[[values[seed] for seed in seeds] for values in line] for line in found])   # depth, gamma, seed
+
+    def fit(chosen):
+        best = [optimum(gammas, line[:, chosen].mean(1)) for line in loss]
+        slope = np.polyfit(np.log(depths), np.log(best), 1)[0] if len(depths) > 1 else math.nan
+        return [*best, slope]
+
+    rng = np.random.default_rng(0)
+    centre = fit(np.arange(len(seeds)))
+    low = high = [math.nan] * len(centre)
+    if len(seeds) > 1:
+        drawn = [fit(rng.integers(len(seeds), size=len(seeds))) for _ in range(draws)]
+        low, high = np.quantile(drawn, (0.025, 0.975), 0)
+    three = [tuple(float(v) for v in values) for values in zip(centre, low, high)]
+    return dict(zip(depths, three)), three[-1]
+
+
+def report(rows, s):
+    print("\nbest gamma, with its 95% interval, beside the law")
+    for norm, title in (("True", "normalised q and k"), ("False", "without the norm")):
+        best, exponent = law(rows, norm)
+        for n, (gamma, low, high) in best.items():
+            print(f"{title}, {n:.0f} layers: {said((gamma, low, high), 2)}   (law {4.17 * n ** -0.74:.2f})")
+        print(f"{title}: exponent {said(exponent, 2)}   (law -0.74)")
+    print("\none layer, loss minus that of the plain model, paired by seed")
+    plain = pick(rows, layers=1, gamma=0.0)
+    for g in LOUD:
+        sheared = paired(pick(rows, layers=1, gamma=g), plain)
+        loud = paired(pick(rows, layers=1, gamma=0.0, louder=loudness(g)), plain)
+        print(f"gamma = {g:g}: {said(sheared)}   as loud, no shear: {said(loud)}")
 
 
 def draw(rows, maps, s):
     from matplotlib.figure import Figure
-    fig = Figure(figsize=(13, 8), layout="constrained")
-    ax = fig.subplots(2, 3)
-    gammas, depths = sorted({r["gamma"] for r in rows}), range(1, s.depth + 1)
+    fig = Figure(figsize=(14, 8.4), layout="constrained")
+    (curves, laws, parts), (bars, *looks) = fig.subplots(2, 3)
+    depths = range(1, s.depth + 1)
+    best = {norm: law(rows, norm) for norm in ("True", "False")}
 
-    def accuracy(value="accuracy", **where):                     # one number per seed
-        return [r[value] for r in rows if all(r[k] == v for k, v in where.items())]
+    def line(ax, label, colour, style="o-", **where):
+        gammas = sorted({r["gamma"] for r in rows if r["gamma"] and pick([r], **where | {"gamma": r["gamma"]})})
+        loss = [np.mean(list(pick(rows, gamma=g, **where).values())) for g in gammas]
+        ax.plot(gammas, loss, style, color=colour, ms=4)
+        return loss[-1], gammas[-1], label, colour
 
-    def line(a, label, colour, style="o-", **where):
-        every = [accuracy(**where | dict(shear=where["shear"] if g else "qk"), gamma=g) for g in gammas]
-        a.plot(range(len(gammas)), [np.mean(v) for v in every], style, color=colour, label=label, ms=5)
-        for x, v in enumerate(every):
-            a.plot([x] * len(v), v, ".", color=colour, ms=4, alpha=0.6)
+    def name_ends(ax, ends):                                     # names beside the ends of the lines, pushed apart
+        low, high = ax.get_ylim()
+        y = low - 9
+        for value, gamma, label, colour in sorted(ends):
+            y = max(value, y + 0.06 * (high - low))
+            ax.annotate(label, (1.25 * gamma, y), color=colour, va="center")
 
-    for n, colour, mark in zip(depths, COLOURS, "osD^"):
-        line(ax[0, 0], f"{n} layer{'s' * (n > 1)}", colour, mark + "-", task="two", layers=n, shear="qk")
-    for (shear, name), colour in zip(SHEARS.items(), COLOURS):
-        line(ax[0, 1], name, colour, "o-", task="two", layers=1, shear=shear)
-        line(ax[0, 1], "one vocabulary", colour, "s:", task="one", layers=1, shear=shear)
-    for a, title in ((ax[0, 0], "accuracy of recall by depth"), (ax[0, 1], "one layer: what is sheared")):
-        a.set(title=title, xlabel="gamma", ylabel="accuracy", ylim=(-0.03, 1.42), xticks=range(len(gammas)))
-        a.set_xticklabels([f"{g:g}" for g in gammas])
-        a.legend(fontsize=8, loc="upper left", ncols=2)
+    ends = []
+    for n, colour in zip(depths, COLOURS):
+        ends.append(line(curves, f"{n} layer{'s' * (n > 1)}", colour, layers=n))
+        plain = np.mean(list(pick(rows, layers=n, gamma=0.0).values()))
+        curves.axhline(plain, color=colour, lw=0.8, ls=":")
+        curves.axvline(best["True"][0][n][0], ymax=0.05, color=colour, lw=3)
+    curves.set(title="the shear by depth (dotted: gamma = 0;\nbars below: the best gamma)")
+    names = {"qk": "queries and keys", "k": "keys only", "q": "queries only"}
+    name_ends(curves, ends)
+    ends = [line(parts, name, colour, layers=1, shear=shear) for (shear, name), colour in zip(names.items(), COLOURS)]
+    loud = [np.mean(list(pick(rows, layers=1, gamma=0.0, louder=loudness(g)).values())) for g in LOUD]
+    parts.plot(LOUD, loud, "s--", color="#777777", ms=4)
+    name_ends(parts, [*ends, (loud[-1], LOUD[-1], "no shear, as loud", "#777777")])
+    parts.set(title="one layer: what is sheared")
+    for a in (curves, parts):
+        low, high = a.get_xlim()
+        a.set(xscale="log", xlabel="gamma", ylabel="loss of recall (nats)", xlim=(max(low, 0.1), 12 * high))
+        a.set_xticks([0.125, 0.25, 0.5, 1, 2, 4, 8], "1/8 1/4 1/2 1 2 4 8".split())
+        a.minorticks_off()
 
-    best, bars = [], {"gamma = 0": [], "gamma = 1": [], "gamma = 0, N + 1 layers": []}
-    for n in depths:
-        loss = [np.mean(accuracy("loss", task="two", layers=n, shear="qk", gamma=g)) for g in gammas]
-        hit = [np.mean(accuracy(task="two", layers=n, shear="qk", gamma=g)) for g in gammas]
-        plus = np.mean(accuracy(task="two", layers=n + 1, shear="qk", gamma=0.0)) if n < s.depth else float("nan")
-        best.append(gammas[int(np.argmin(loss))])
-        for values, value in zip(bars.values(), (hit[gammas.index(0.0)], hit[gammas.index(1.0)], plus)):
-            values.append(value)
-        print(f"{n} layers: best gamma {best[-1]:g} (law {4.17 * n ** -0.74:.2f}), within 1% of the best accuracy: "
-              f"{', '.join(f'{g:g}' for g, h in zip(gammas, hit) if h >= max(hit) - 0.01)}; "
-              + ", ".join(f"{name} {values[-1]:.3f}" for name, values in bars.items()))
-    for i, (name, colour) in enumerate(zip(bars, ("#777777", COLOURS[1], COLOURS[0]))):
-        ax[1, 2].bar(np.array(depths) + 0.27 * (i - 1), np.nan_to_num(bars[name]), 0.25, color=colour, label=name)
-    ax[1, 2].set(title="momentum or one more layer", xlabel="layers N", ylabel="accuracy", xticks=depths, ylim=(0, 1.4))
-    ax[1, 2].legend(fontsize=8, loc="upper left", ncols=2)
     n = np.linspace(1, s.depth, 50)
-    ax[0, 2].plot(n, 4.17 * n ** -0.74, color="#777777", label="the law, 4.17 N^-0.74")
-    ax[0, 2].plot(depths, best, "o", color=COLOURS[1], label=f"lowest loss, of {', '.join(f'{g:g}' for g in gammas)}")
-    ax[0, 2].set(title="best gamma", xlabel="layers N", ylabel="gamma", xticks=depths, ylim=(-0.2, 5.6))
-    ax[0, 2].legend(fontsize=8, loc="upper right")
-    for a, (gamma, weight) in zip(ax[1], maps.items()):
+    laws.plot(n, 4.17 * n ** -0.74, color="#777777")
+    laws.annotate("the law, 4.17 N^-0.74", (1, 4.17), xytext=(10, 0), textcoords="offset points", color="#777777")
+    for (norm, (points, exponent)), colour, shift in zip(best.items(), COLOURS, (-0.04, 0.04)):
+        middle, low, high = np.array(list(points.values())).T
+        label = "normalised q and k" if norm == "True" else "without the norm"
+        laws.plot(np.array(depths) + shift, middle, "o", ms=5, color=colour, label=label)
+        laws.vlines(np.array(depths) + shift, low, high, color=colour)
+    laws.set(title="best gamma, 95% intervals", xlabel="layers N", ylabel="gamma", yscale="log", xticks=depths,
+             ylim=(0.1, 10))
+    laws.set_yticks([0.125, 0.5, 2, 8], ["1/8", "1/2", "2", "8"])
+    laws.minorticks_off()
+    laws.legend(fontsize=9, loc="lower left")
+
+    sides = {f"{n} plain": pick(rows, "accuracy", layers=n, gamma=0.0, short=False) for n in STANDS_FOR}
+    sides["1 with\ngamma = 1"] = pick(rows, "accuracy", layers=1, gamma=1.0, short=False)
+    for i, values in enumerate(sides.values()):
+        share = 100 * np.array(list(values.values()))
+        bars.bar(i, share.mean(), color=COLOURS[1] if i == len(STANDS_FOR) else "#777777")
+        bars.plot([i] * len(share), share, "k.")
+        bars.annotate(f"{share.mean():.0f}", (i, share.max()), xytext=(0, 6), textcoords="offset points", ha="center")
+    bars.set(title="trained until they stop improving", xticks=range(len(sides)), xticklabels=sides, xlabel="layers",
+             ylabel="accuracy of recall (%)", ylim=(0, 115))
+    for a, (gamma, weight) in zip(looks, maps.items()):
         a.imshow(weight ** 0.5, cmap="cividis", vmin=0, vmax=1)
         a.plot([1, 16], [16, 31], ":", color="white", lw=0.8)
         a.set(title=f"one layer, gamma = {gamma:g}: {weight.diagonal(-15)[1::2].mean():.0%} on the stripe",
@@ -131,16 +297,14 @@ def draw(rows, maps, s):
 
 
 def main():
-    s = read_settings(Settings, dict(seeds=3))
-    gammas = sorted({0.0, 1.0, *(convert("gammas", g, float) for g in s.gammas.split(","))})     # 0 and 1: for the bars
-    jobs = [(task, n, shear, g, seed, s.steps)
-            for seed in range(s.seeds) for n in range(1, s.depth + 1) for task in ("two", "one") for shear in SHEARS
-            for g in gammas if (n == 1 or (task, shear) == ("two", "qk")) and (g or shear == "qk")]
-    rows = collect(Path(s.out, "induction.csv"), COLUMNS, work, jobs, s.resume)
-    told = recall_batch(1, generator=torch.Generator().manual_seed(1))[0][:, :16]
+    s = read_settings(Settings, FULL)
+    rows = collect(Path(s.out, "induction.csv"), COLUMNS, work, plan(s), s.resume)
+    report(rows, s)
+    told = recall_batch(1, 8, generator=torch.Generator().manual_seed(1))[0][:, :16]
     maps = {}
     for gamma in (0.0, 1.0):                                     # the same pairs twice: induction is a diagonal
-        heads = momentum.attention_weights(train_recall("two", 1, "qk", gamma, 0, s.steps)[0], told.repeat(1, 2))[0]
+        model = train_recall(1, "qk", gamma, True, 1.0, 0, s.steps)[0]
+        heads = momentum.attention_weights(model, told.repeat(1, 2))[0]
         maps[gamma] = max(heads, key=lambda weight: weight.diagonal(-15)[1::2].mean())
     draw(rows, maps, s)
 

@@ -1,6 +1,6 @@
 """
 What the experiments share: settings with a quick and a full set, jobs spread over the cores, short trainings,
-stopwatches.
+stopwatches, intervals.
 
 A job is a tuple of names and numbers, its result a few numbers more: together a row of a CSV. Rows are written as
 they come, so a long experiment can be stopped and continued with resume=true. One thread per process: timings repeat,
@@ -10,6 +10,7 @@ import csv
 import importlib
 import inspect
 import io
+import math
 import multiprocessing
 import os
 import sys
@@ -19,6 +20,7 @@ from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -174,6 +176,41 @@ def trained(name, dataset, changes={}, small=False, **settings):
     model = untrained(name, data, changes, small)
     model.load_state_dict(kept["model"])
     return model.eval(), data, Progress(**kept["progress"])
+
+
+def quantile_of_t(freedom):
+    """Student's t that 2.5% exceed, with so many degrees of freedom; from six on by Cornish and Fisher, to 0.001."""
+    table = (12.706, 4.303, 3.182, 2.776, 2.571)
+    if freedom <= len(table):
+        return table[freedom - 1]
+    z = 1.959964
+    first = (z ** 3 + z) / (4 * freedom)
+    second = (5 * z ** 5 + 16 * z ** 3 + 3 * z) / (96 * freedom ** 2)
+    third = (3 * z ** 7 + 19 * z ** 5 + 17 * z ** 3 - 15 * z) / (384 * freedom ** 3)
+    return z + first + second + third
+
+
+def interval(values):                                            # -> mean, low, high
+    """The mean and its 95% interval by Student's t; nan as its ends if there is one value only."""
+    values = np.array(list(values), float)
+    if len(values) < 2:
+        return float(values.mean()), math.nan, math.nan
+    half = quantile_of_t(len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
+
+
+def paired(a, b):                                                # {seed: value} twice -> mean, low, high
+    """The difference a - b, seed by seed: what two runs owe to the same seed drops out."""
+    seeds = sorted(a.keys() & b.keys())
+    if not seeds:
+        raise UserError("nothing to compare: the two share no seed; run both with the same seeds")
+    return interval([a[seed] - b[seed] for seed in seeds])
+
+
+def said(three, digits=3, unit=""):
+    """The same as words: mean [low, high], or the mean alone where there is no interval."""
+    mean, low, high = (f"{v:+.{digits}f}{unit}" for v in three)
+    return mean if math.isnan(three[1]) else f"{mean} [{low}, {high}]"
 
 
 def save_picture(fig, out, name):

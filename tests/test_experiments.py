@@ -13,7 +13,7 @@ from helpers import awake, tokens
 from common.checkpoint import COLUMNS, ROOT, load_model
 from common.settings import UserError
 
-TINY = {"induction": "steps=1 depth=1 gammas=0,1",
+TINY = {"induction": "steps=4 longest=4 depth=1 gammas=0,1",
         "speed": "training=64 kernel=64 stream=64 rounds=0",
         "filters": "small=true max_iters=2",
         "race": "small=true minutes=0.0005 max_iters=1 models=baseline,wavefield,lstm,counter",
@@ -56,7 +56,7 @@ def table(folder, name):
 
 def test_every_experiment_is_here():
     scripts = {path.stem for path in ROOT.glob("experiments/*.py") if "def main" in path.read_text()}
-    assert scripts == {*TINY, "compare"}
+    assert scripts == {*TINY, "compare", "results"}
 
 
 def test_finished_runs_side_by_side(experiment, tmp_path, capsys):
@@ -97,6 +97,48 @@ def test_runs(name, experiment, text_file, tmp_path, capsys):
 def test_an_experiment_as_a_script(cli, text_file, tmp_path):
     done = cli("experiments/viscosity.py", "out=pictures", *TINY["viscosity"].split(), f"dataset={text_file}")
     assert "Warning" not in done.stderr and len(table(tmp_path, "viscosity")) == 6
+
+
+def test_intervals(monkeypatch):
+    """Student's t against its table, at the seam as well; what two runs owe to the same seed drops out."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    import lab
+    for freedom, t in ((1, 12.706), (2, 4.303), (5, 2.571), (6, 2.447), (7, 2.365), (29, 2.045), (1000, 1.962)):
+        assert lab.quantile_of_t(freedom) == pytest.approx(t, abs=2e-3), freedom
+    assert lab.interval([1, 2, 3]) == pytest.approx((2, 2 - 4.303 / 3 ** 0.5, 2 + 4.303 / 3 ** 0.5))
+    assert lab.interval([5])[0] == 5 and np.isnan(lab.interval([5])[1:]).all()
+    assert lab.said(lab.interval([5])) == "+5.000" and lab.said((1, 0, 2), 1, "%") == "+1.0% [+0.0%, +2.0%]"
+    ours, theirs = {0: 1.0, 1: 2.1, 2: 2.9, 7: 0}, {2: 3.0, 1: 2.0, 0: 1.0}
+    assert lab.paired(ours, theirs) == pytest.approx(lab.interval([0, 0.1, -0.1]))
+    with pytest.raises(UserError, match="share no seed"):
+        lab.paired({0: 1.0}, {1: 1.0})
+
+
+def test_scores_of_spelling(monkeypatch):
+    """Written on the way, and the training is the same; the three have the same size."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    import spelling
+    text = "ANN:\nthe sea\n\nBOB:\nthe sky\n\nthe end\n"
+    assert spelling.play_lines(text + "cut") == pytest.approx(5 / 6)
+    assert spelling.words("O'er the Sea, 'tis") == ["o'er", "the", "sea", "tis"]
+    size = {}
+    for name, changes in spelling.ENTRANTS.items():
+        module = load_model("advection_glu")
+        model = module.Model(module.Config(vocab_size=65, **changes))
+        if name == "swiglu":
+            spelling.without_transport(model)
+        size[name] = sum(p.numel() for p in model.parameters())
+        assert model(tokens((1, 5)))[0].shape == (1, 5, 65)
+    assert max(size.values()) < 1.005 * min(size.values()), size
+
+
+def test_writing_on_the_way_does_not_change_what_is_learned(experiment, text_file, monkeypatch):
+    import spelling
+    short = lambda: spelling.work("product", 1, 4, 0, str(text_file), True, 20)
+    often = short()
+    monkeypatch.setattr(spelling, "SHARES", (1.0,))
+    once = short()
+    assert [row[0] for row in often] == [1, 2, 4] and len(once) == 1 and once[0][1:7] == often[-1][1:7]
 
 
 def test_what_is_there_is_not_done_again(monkeypatch, tmp_path):

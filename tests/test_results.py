@@ -1,0 +1,125 @@
+"""RESULTS.md and the README's claims are what the tables say; a verdict follows from its interval."""
+import inspect
+import itertools
+
+import numpy as np
+import pytest
+
+from common.checkpoint import ROOT
+
+
+@pytest.fixture
+def results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    import results
+    return results
+
+
+def verdicts(results, folder):
+    return {row.title.partition(":")[2].strip(): row.verdict for row in results.rows_of(results.Data(folder))}
+
+
+def test_pages_are_what_the_generator_gives(results):
+    data = results.Data(ROOT / "assets")
+    rows = results.rows_of(data)
+    assert (ROOT / "RESULTS.md").read_text("utf-8") == results.page(data, rows), "run experiments/results.py"
+    assert results.summary(rows) in (ROOT / "README.md").read_text("utf-8"), "run experiments/results.py"
+    assert {row.verdict for row in rows} <= set(results.VERDICTS)
+
+
+def test_every_claim_says_what_it_is(results):
+    assert len(results.CLAIMS) > 20
+    for row, f in zip(results.rows_of(results.Data(ROOT / "assets")), results.CLAIMS):
+        assert list(row.about) == list(results.KEYS), f.__name__
+        assert row.about["rule"].startswith("holds if"), f.__name__
+        assert not row.about["rule"].endswith("."), f.__name__
+        assert inspect.getdoc(f).count("\n") <= 8, f.__name__
+
+
+def test_without_tables_nothing_is_claimed(results, tmp_path):
+    assert set(verdicts(results, tmp_path).values()) == {"untested"}
+
+
+def race(folder, lab, gap, seeds=3):
+    """A race in which Hydra is `gap` behind, with some noise that the seeds share and a little that they do not."""
+    import race
+    rows = []
+    for seed in range(seeds):
+        for model, loss in (("baseline", 1.6), ("hydra", 1.6 + gap + 0.001 * seed)):
+            values = dict(model=model, budget="seconds", limit=3, seed=seed, final=1, val_loss=loss + 0.1 * seed,
+                          leak=0, parameters=1000, tokens=2e6, seconds=180)
+            rows.append([values.get(column, "") for column in race.COLUMNS])
+    lab.write_csv(folder / "race.csv", race.COLUMNS, rows)
+
+
+@pytest.mark.parametrize("gap, verdict", [(0.05, "no"), (-0.05, "holds"), (0.009, "partly")])
+def test_a_verdict_follows_the_table(gap, verdict, results, tmp_path):
+    import lab
+    race(tmp_path, lab, gap)
+    assert verdicts(results, tmp_path)["on par at half the parameters"] == verdict
+    race(tmp_path, lab, gap, seeds=1)
+    assert verdicts(results, tmp_path)["on par at half the parameters"] == "untested", "one seed has no interval"
+
+
+def recall(folder, lab, induction, slope, lift, cut):
+    """A table of recall in which the best gamma is 4.17 N^slope, and the shear lifts accuracy by so much; whether those
+    that go on until they stop were cut off."""
+    rows, rng = [], np.random.default_rng(0)
+    settings = induction.Settings(**induction.FULL | dict(seeds=3))
+    for layers, shear, gamma, norm, louder, seed, steps, longest in dict.fromkeys(induction.plan(settings)):
+        loss = 2 + 0.1 * (np.log(gamma / (4.17 * layers ** slope)) ** 2 if gamma else 9) + 0.003 * rng.normal()
+        accuracy = 0.2 + lift * (gamma > 0) + 0.1 * (layers - 1) + 0.001 * rng.normal()
+        rows.append([layers, shear, gamma, norm, louder, seed, steps, longest, accuracy, loss, 9,
+                     longest + steps // 2 if cut else steps, 9, 9.0])
+    lab.write_csv(folder / "induction.csv", induction.COLUMNS, rows)
+
+
+def test_claims_of_recall(results, tmp_path, monkeypatch):
+    import induction
+    import lab
+    monkeypatch.setattr(induction.law, "__defaults__", ("True", 20))
+    names = "induction in one layer", "the shear stands in for depth", "the best gamma is 4.17 N^-0.74 for N layers"
+    for slope, lift, cut, expected in ((-0.74, 0.5, False, ["holds"] * 3), (0.1, 0.0, False, ["no"] * 3),
+                                       (-0.74, 0.5, True, ["holds", "partly", "holds"])):
+        recall(tmp_path, lab, induction, slope, lift, cut)
+        found = verdicts(results, tmp_path)
+        assert [found[name] for name in names] == expected
+        assert found["it is the shear, not a louder score"] != "untested" != found["shear queries and keys"]
+
+
+def test_claims_of_spelling(results, tmp_path):
+    import lab
+    import spelling
+    for better, expected in ((0.1, "holds"), (-0.1, "no")):
+        rows = []
+        for model in spelling.ENTRANTS:
+            for factor, seed, after in itertools.product((1, 3), range(3), (75, 150, 300)):
+                share = 0.5 + better * (model == "product") + 0.001 * seed * (model == "slope")
+                values = dict(model=model, lr_factor=factor, iters=300, seed=seed, after=after, known_words=share,
+                              play_lines=share, largest_rise=-share, parameters=9, tokens=9, seconds=9)
+                rows.append([values.get(column, "") for column in spelling.COLUMNS])
+        lab.write_csv(tmp_path / "spelling.csv", spelling.COLUMNS, rows)
+        found = verdicts(results, tmp_path)
+        names = "transport makes it spell well", "it learns to spell fast", "it adheres to the structure of the text"
+        assert [found[name] for name in names] == [expected] * 3
+        assert found["training is stable and converges smoothly"] == expected
+
+
+def test_claims_of_tables_that_come_later(results, tmp_path):
+    """Ranks of the cloud of tokens, exponents of scaling, silent waves: their columns are read as they are written."""
+    import lab
+    for sign, expected in ((1, "holds"), (-1, "no")):
+        lab.write_csv(tmp_path / "flow.csv", ["variant", "seed", "layer", "term", "rank_before", "rank"],
+                      [["zeus", seed, l, "pressure", 9.0, 9 + sign + 0.1 * seed] for seed in range(3) for l in (0, 1)])
+        slope = {"hydra": -0.1 - 0.02 * sign, "wavefield": -0.1 - 0.02 * sign, "baseline": -0.1, "without Zeus": -0.1}
+        lab.write_csv(tmp_path / "scaling.csv", ["model", "minutes", "seed", "parameters", "val_loss"],
+                      [[model, minutes, seed, size, 3 * size ** (slope[model] + 0.001 * seed * (model == "hydra"))]
+                       for model in slope for minutes in (1, 3) for seed in range(3) for size in (100.0, 1000.0)])
+        rise = {"occurred": 0.1 + 0.05 * sign, "is new": 0.1}
+        lab.write_csv(tmp_path / "reach.csv", ["seed", "silent", "kind", "rise"],
+                      [[seed, "long, above 32", f"rest, word {kind}", rise[kind] * (1 + 0.01 * seed)]
+                       for seed in range(3) for kind in rise])
+        found = verdicts(results, tmp_path)
+        for name in ("pressure raises the entropy of the tokens", "the gap to a transformer closes with capacity",
+                     "the Lorentz-like force scales better", "heads take roles, from the letter to the passage"):
+            assert found[name] == expected, name
