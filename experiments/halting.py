@@ -6,12 +6,17 @@ difficulty" as not shown. Here a token halts by itself. For each epsilon: the me
 time per token in a stream, and the rank correlation between the steps a token took and its loss in the *full*
 computation, with a 95% interval from resampling whole windows of text (tokens of one window are not independent).
 
+The control is random halting at the same number of steps: in each layer every token stops after as many steps as some
+other token did, drawn by chance. If it costs more than halting does (gain above zero, interval as above), then it is
+worth knowing which tokens are calm.
+
     python experiments/halting.py                  about two minutes on two cores: a model trained for one minute
     python experiments/halting.py full=true        trained for four minutes, four times the text
     python experiments/halting.py ckpt=out/fluidlm/ckpt.pt      a model of your own with several Euler steps
 """
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +32,7 @@ from common.checkpoint import build, load_checkpoint
 from common.settings import UserError, convert, guard
 
 COLUMNS = ("epsilon n_layer n_steps mean_steps share_of_steps val_loss loss_paid ms_per_token correlation low high "
-           "tokens").split()
+           "tokens random_loss gain gain_low gain_high").split()
 
 
 @dataclass
@@ -65,23 +70,65 @@ def spearman(steps, loss, draws, rng):                           # 2 x (windows,
     return correlation(a, b), *np.quantile([correlation(a[i], b[i]) for i in picks], (0.025, 0.975))
 
 
+@contextmanager
+def halting_after(model, planned):                               # (n_layer, B, T) steps
+    """Each token stops after so many steps, however calm it is: the blocks are told another turbulence."""
+    module = sys.modules[type(model).__module__]
+    real, place = module.turbulence, {}
+
+    def enter(l):
+        return lambda block, args: place.update(layer=l, step=0)
+
+    def told(u, new):
+        place["step"] += 1
+        return torch.where(planned[place["layer"]] <= place["step"], 0.0, torch.inf)[..., None]
+
+    hooks = [block.register_forward_pre_hook(enter(l)) for l, block in enumerate(model.blocks)]
+    module.turbulence = told
+    try:
+        yield
+    finally:
+        module.turbulence = real
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.inference_mode()
+def random_halting(model, x, y, steps, rng):                     # (n_layer, windows, T) -> (windows, T) losses
+    """The same numbers of steps in each layer, dealt out to other tokens."""
+    dealt = torch.stack([layer.flatten()[rng.permutation(layer.numel())].view_as(layer) for layer in steps])
+    loss = []
+    for xs, ys, planned in zip(x.split(16), y.split(16), dealt.split(16, 1)):
+        with halting_after(model, planned):
+            logits = model(xs)[0]
+        loss.append(F.cross_entropy(logits.transpose(1, 2), ys, reduction="none"))
+    return torch.cat(loss).double().numpy()
+
+
+def mean_of_windows(gain, draws, rng):                           # (windows, T) -> mean, 2.5%, 97.5%
+    """And its interval from drawing windows with replacement."""
+    gain = gain.mean(1)
+    picks = rng.integers(len(gain), size=(draws, len(gain)))
+    return float(gain.mean()), *np.quantile(gain[picks].mean(1), (0.025, 0.975))
+
+
 @torch.inference_mode()
 def evaluate(model, x, y, epsilon):
-    """Loss of each token and its steps, mean over layers, both (windows, T); milliseconds per token in a stream."""
+    """Loss of each token (windows, T), its steps (n_layer, windows, T); milliseconds per token in a stream."""
     model.config.epsilon, model.config.patience, model.config.min_steps = epsilon, 1, 1        # the blocks share it
     loss, steps = [], []
     for xs, ys in zip(x.split(16), y.split(16)):
         u, report = model.flow(xs)
         logits = F.linear(u, model.wte.weight)
         loss.append(F.cross_entropy(logits.transpose(1, 2), ys, reduction="none"))
-        steps.append(report[..., 0].isfinite().sum(1).float().mean(0))         # turbulence is NaN after halting
+        steps.append(report[..., 0].isfinite().sum(1))           # turbulence is NaN after halting
     state, count = {}, min(100, x.shape[1] - 8)
     model(x[:1, :8], state=state)
     began = time.perf_counter()
     for t in range(8, 8 + count):
         model(x[:1, t:t + 1], state=state)
     ms = 1000 * (time.perf_counter() - began) / count
-    return torch.cat(loss).double().numpy(), torch.cat(steps).double().numpy(), ms
+    return torch.cat(loss).double().numpy(), torch.cat(steps, 1), ms
 
 
 def draw(rows, epsilon, steps, loss):
@@ -90,6 +137,12 @@ def draw(rows, epsilon, steps, loss):
     cost, follows, levels = fig.subplots(1, 3)
     eps = [row[0] for row in rows]
     cost.plot([row[3] for row in rows], [row[5] for row in rows], "o-", color=COLOURS[0])
+    cost.plot([row[3] for row in rows], [row[12] for row in rows], "o--", color=COLOURS[6])
+    middle = rows[len(rows) // 2]
+    for at, name, colour, side in ((12, "as many steps, other tokens ", COLOURS[6], "right"),
+                                   (5, "calm tokens halt", COLOURS[0], "right")):
+        cost.annotate(name, (middle[3], middle[at]), xytext=(-6, -12 if at == 5 else 6), textcoords="offset points",
+                      ha=side, color=colour)
     shown, apart = [], 0.1 * (rows[0][3] - rows[-1][3]) or 1.0
     for row in rows:
         if all(abs(row[3] - x) > apart for x in shown):          # no label on top of another
@@ -128,16 +181,20 @@ def main():
     window = torch.from_numpy(values[at[:, None] + np.arange(T + 1)])
     x, y, rows, rng = window[:, :-1], window[:, 1:], [], np.random.default_rng(0)
     full, shown = evaluate(model, x, y, 0.0)[0], (0.0, None)
-    print("epsilon  steps  loss    ms/token  rank correlation, 95%")
+    print("epsilon  steps  loss    ms/token  rank correlation, 95%      other tokens: loss, rise, 95%")
     for epsilon in sorted({0.0, *(convert("epsilons", e, float) for e in s.epsilons.split(","))}):
-        loss, steps, ms = evaluate(model, x, y, epsilon)
+        loss, by_layer, ms = evaluate(model, x, y, epsilon)
+        steps = by_layer.double().mean(0).numpy()                # (windows, T)
+        other = random_halting(model, x, y, by_layer, rng)
+        gain = mean_of_windows(other - loss, s.draws, rng)
         r = spearman(steps, full, s.draws, rng) if np.ptp(steps) else [float("nan")] * 3
         if shown[1] is None or np.ptp(steps) and 0.5 * model.config.n_steps < steps.mean():
             shown = epsilon, steps                               # the largest epsilon that leaves half of the steps
         c, mean = model.config, float(steps.mean())
         rows.append([epsilon, c.n_layer, c.n_steps, mean, mean / c.n_steps, float(loss.mean()),
-                     float(loss.mean() - full.mean()), ms, *map(float, r), loss.size])
-        print(f"{epsilon:7g} {mean:6.2f} {loss.mean():6.4f} {ms:8.2f} {r[0]:9.3f} [{r[1]:.3f}, {r[2]:.3f}]", flush=True)
+                     float(loss.mean() - full.mean()), ms, *map(float, r), loss.size, float(other.mean()), *map(float, gain)])
+        print(f"{epsilon:7g} {mean:6.2f} {loss.mean():6.4f} {ms:8.2f} {r[0]:9.3f} [{r[1]:6.3f}, {r[2]:6.3f}] "
+              f"{other.mean():12.4f} {gain[0]:+.4f} [{gain[1]:+.4f}, {gain[2]:+.4f}]", flush=True)
     write_csv(Path(s.out, "halting.csv"), COLUMNS, rows)
     save_picture(draw(rows, *shown, full), s.out, "halting.png")
 

@@ -16,6 +16,7 @@ from common.settings import UserError
 TINY = {"induction": "steps=1 depth=1 gammas=0,1",
         "speed": "training=64 kernel=64 stream=64 rounds=0",
         "filters": "small=true max_iters=2",
+        "flow": "small=true minutes=0.0005 texts=2",
         "race": "small=true minutes=0.0005 max_iters=1 models=baseline,wavefield,lstm,counter",
         "streams": "small=true minutes=0.0005 models=lstm,wavefield",
         "sweep": "small=true minutes=0.0005 model=lstm changes=lr=1e-3|n_layer=2",
