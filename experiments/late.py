@@ -1,0 +1,150 @@
+"""
+Does truer physics help early in training and hurt late? Loss over a whole run, a variant against its default.
+
+    advection_glu field=slope   u . grad z, an advection with its derivative, for the original's product of two maps
+    hydra nu=0                  no viscosity: does it help early and hurt late?
+    hydra u . grad u            one term more: z <- z - s n (z_t - z_{t-1}), the flow carries itself along the text,
+                                n = z / rms(z), upwind slope, s learned per channel and layer from 0.1 on
+    fluidlm no diffusion        its Laplacian left out
+
+A variant and its default see the same batches; the difference is paired by seed, the band is its 95% interval. A curve
+is one run: early also means at a high learning rate, which falls to zero in the second half.
+
+    python experiments/late.py                     about three minutes on two cores: one seed, 15 CPU-seconds each
+    python experiments/late.py full=true           three seeds, 180 CPU-seconds: 80 CPU-minutes; resume=true goes on
+"""
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn as nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from ablate import TERMS
+from lab import COLOURS, chosen, collect, get_data, read_settings, save_picture, short_run
+from paired import interval, said
+
+from common.checkpoint import load_model
+from common.settings import guard
+
+COLUMNS = "model variant minutes evaluations seed dataset small share iter val_loss final".split()
+
+
+@dataclass
+class Settings:
+    out: str = "assets"             # folder of late.csv and late.png
+    full: bool = False              # three seeds, three minutes
+    seeds: int = 1                  # runs of each variant
+    minutes: float = 0.25           # CPU-minutes of each run, evaluations not counted
+    evaluations: int = 20           # points of a curve
+    dataset: str = "plays"          # the text
+    models: str = "advection_glu,hydra,fluidlm"     # whose variants
+    small: bool = False             # tiny models, to try the script out
+    resume: bool = False            # keep what late.csv already holds
+
+    def __post_init__(self):
+        if self.seeds < 1 or self.evaluations < 1:
+            raise ValueError("seeds and evaluations should be 1 or more")
+
+
+FULL = dict(seeds=3, minutes=3.0)
+
+
+def carry_itself(model):
+    """u . grad u for Hydra, after the other terms of a layer: z <- z - s n (z_t - z_{t-1})."""
+    norm = load_model("hydra").rms_norm
+
+    def step(layer, args, z):                                    # args: z, RoPE's turn, the state of a stream
+        state = args[2]
+        last = z[:, :1]
+        if state is not None:
+            last = state.get("carried", last)
+            state["carried"] = z[:, -1:].clone()
+        slope = z - torch.cat((last, z[:, :-1]), 1)
+        return z - layer.carry * norm(z) * slope
+
+    for layer in model.layers:
+        layer.carry = nn.Parameter(torch.full((model.config.n_embd,), 0.1))
+        layer.register_forward_hook(step)
+
+
+def as_it_is(model):
+    """The default."""
+
+
+VARIANTS = {                                                     # changes of the Config, and of the model
+    "advection_glu": {"field=slope": (dict(field="slope"), as_it_is)},
+    "hydra": {"nu=0": (dict(nu=0.0), as_it_is), "u . grad u": ({}, carry_itself)},
+    "fluidlm": {"no diffusion": ({}, TERMS["fluidlm"]["diffusion"])},
+}
+
+
+def work(name, variant, minutes, evaluations, seed, dataset, small):
+    """One run -> its evaluations at equal shares of the training, and at last the whole text as a stream."""
+    changes, alter = VARIANTS[name].get(variant, ({}, as_it_is))
+    _, _, progress = short_run(name, dataset, changes, small, alter, evaluations, minutes=minutes, seed=seed)
+    points = [(step, loss) for step, _, _, loss, _ in progress.rows if loss != ""]
+    rows = [[i / (len(points) - 2), step, loss, 0] for i, (step, loss) in enumerate(points[:-1])]
+    return [*rows, [1.0, *points[-1], 1]]
+
+
+def difference(rows, name, variant, final, evaluations):         # -> shares, differences (seeds, shares)
+    """Of the variant to its default, seed by seed. A tiny run has fewer points than were asked for."""
+    at = np.arange(1, evaluations + 1) / evaluations
+    gaps = []
+    for seed in sorted({r["seed"] for r in rows}):
+        pick = lambda which: [r for r in rows if (r["model"], r["variant"], r["seed"], r["final"]) ==
+                              (name, which, seed, final)]
+        if final:
+            gaps.append([pick(variant)[0]["val_loss"] - pick("")[0]["val_loss"]])
+        else:
+            curve = lambda which: np.interp(at, [r["share"] for r in pick(which)], [r["val_loss"] for r in pick(which)])
+            gaps.append(curve(variant) - curve(""))
+    return at, np.array(gaps)
+
+
+def draw(rows, s):
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    with rc_context({"font.size": 13}):
+        ax = Figure(figsize=(10, 6), layout="constrained").subplots()
+        ends, most = [], 0.0
+        print(f"{'':<30} a quarter through, at the end (evaluations); the whole text as a stream")
+        pairs = [(name, variant) for name in s.models.split(",") for variant in VARIANTS[name]]
+        for (name, variant), colour in zip(pairs, COLOURS):
+            at, gaps = difference(rows, name, variant, 0, s.evaluations)
+            _, whole = difference(rows, name, variant, 1, s.evaluations)
+            mean, low, high = np.array([interval(column) for column in gaps.T]).T
+            early = np.searchsorted(at, 0.25)
+            print(f"{name + ' ' + variant:<30} {said(gaps[:, early])}, {said(gaps[:, -1])}; {said(whole[:, 0])}")
+            ax.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
+            ax.plot(at, mean, "o-", ms=4, color=colour)
+            ends.append((mean[-1], f"{name} {variant}", colour))
+            most = max(most, abs(mean[at >= 0.25]).max())
+        ax.axhline(0, color="black", lw=0.8)
+        most = 2 * most + 1e-3
+        y = -most
+        for value, label, colour in sorted(ends):                # names beside the ends, pushed apart
+            y = max(value, y + 0.12 * most)
+            ax.annotate(label, (1, value), xytext=(1.04, y), color=colour, va="center",
+                        arrowprops=dict(arrowstyle="-", color=colour, lw=0.7))
+        ax.set(xlim=(0, 1.5), ylim=(-most, most), xticks=[0, 0.25, 0.5, 0.75, 1], xlabel="share of the training",
+               ylabel="loss minus that of the default (nats)", title="Below zero the variant learns better")
+        ax.grid(alpha=0.3)
+        save_picture(ax.figure, s.out, "late.png")
+
+
+def main():
+    s = read_settings(Settings, FULL)
+    names = chosen(s.models, VARIANTS)
+    get_data(s.dataset)
+    jobs = [(name, variant, s.minutes, s.evaluations, seed, s.dataset, s.small) for seed in range(s.seeds)
+            for name in names for variant in ("", *VARIANTS[name])]
+    draw(collect(Path(s.out, "late.csv"), COLUMNS, work, jobs, s.resume), s)
+
+
+if __name__ == "__main__":
+    guard(main)
