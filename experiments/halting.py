@@ -81,7 +81,7 @@ def halting_after(model, planned):                               # (n_layer, B, 
 
     def told(u, new):
         place["step"] += 1
-        return torch.where(planned[place["layer"]] <= place["step"], 0.0, torch.inf)[..., None]
+        return torch.where(planned[place["layer"]] <= place["step"], 0.0, 1e9)[..., None]
 
     hooks = [block.register_forward_pre_hook(enter(l)) for l, block in enumerate(model.blocks)]
     module.turbulence = told
