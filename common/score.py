@@ -89,8 +89,8 @@ def counter_loss(data):
 @torch.inference_mode()
 def leak(model, tokens, cuts=8):
     """(nats, t, s): the largest move of an earlier prediction, at token s, when the tokens from t on are replaced or
-    cut off; 0 for a causal model. On a copy in float64, where rounding is far below any leak that matters. Eight places t
-    in the text, then all near its beginning: what a token shares with its neighbour leaks at one place only."""
+    cut off; 0 for a causal model. On a copy in float64, where rounding is far below any leak that matters. At a few
+    places t, and at all near the beginning: what a token shares with its neighbour alone leaks at no other."""
     V = model.config.vocab_size
     idx = torch.from_numpy(np.asarray(tokens).astype(np.int64))[None, :model.config.block_size]
     T = idx.shape[1]

@@ -192,7 +192,8 @@ def main():
             shown = epsilon, steps                               # the largest epsilon that leaves half of the steps
         c, mean = model.config, float(steps.mean())
         rows.append([epsilon, c.n_layer, c.n_steps, mean, mean / c.n_steps, float(loss.mean()),
-                     float(loss.mean() - full.mean()), ms, *map(float, r), loss.size, float(other.mean()), *map(float, gain)])
+                     float(loss.mean() - full.mean()), ms, *map(float, r), loss.size, float(other.mean()),
+                     *map(float, gain)])
         print(f"{epsilon:7g} {mean:6.2f} {loss.mean():6.4f} {ms:8.2f} {r[0]:9.3f} [{r[1]:6.3f}, {r[2]:6.3f}] "
               f"{other.mean():12.4f} {gain[0]:+.4f} [{gain[1]:+.4f}, {gain[2]:+.4f}]", flush=True)
     write_csv(Path(s.out, "halting.csv"), COLUMNS, rows)

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ablate import TERMS
 from lab import COLOURS, chosen, collect, get_data, read_settings, save_picture, short_run
+from labels import name_ends
 from paired import interval, said
 
 from common.checkpoint import load_model
@@ -122,18 +123,14 @@ def draw(rows, s):
             print(f"{name + ' ' + variant:<30} {said(gaps[:, early])}, {said(gaps[:, -1])}; {said(whole[:, 0])}")
             ax.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
             ax.plot(at, mean, "o-", ms=4, color=colour)
-            ends.append((mean[-1], f"{name} {variant}", colour))
+            ends.append((1.0, mean[-1], f"{name} {variant}", colour))
             most = max(most, abs(mean[at >= 0.25]).max())
         ax.axhline(0, color="black", lw=0.8)
         most = 2 * most + 1e-3
-        y = -most
-        for value, label, colour in sorted(ends):                # names beside the ends, pushed apart
-            y = max(value, y + 0.12 * most)
-            ax.annotate(label, (1, value), xytext=(1.04, y), color=colour, va="center",
-                        arrowprops=dict(arrowstyle="-", color=colour, lw=0.7))
-        ax.set(xlim=(0, 1.5), ylim=(-most, most), xticks=[0, 0.25, 0.5, 0.75, 1], xlabel="share of the training",
+        ax.set(xlim=(0, 1), ylim=(-most, most), xticks=[0, 0.25, 0.5, 0.75, 1], xlabel="share of the training",
                ylabel="loss minus that of the default (nats)", title="Below zero the variant learns better")
         ax.grid(alpha=0.3)
+        name_ends(ax, ends)
         save_picture(ax.figure, s.out, "late.png")
 
 

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lab import COLOURS, collect, get_data, read_settings, save_picture, untrained
+from labels import name_ends
 from paired import said
 
 from common.checkpoint import load_model
@@ -125,7 +126,7 @@ def draw(rows, s):
     with rc_context({"font.size": 13}):
         fig = Figure(figsize=(9, 8), layout="constrained")
         loss, alarm = fig.subplots(2, 1, sharex=True)
-        ends = []
+        ends = [], []
         for stride, colour in zip(strides, COLOURS):
             own = [r for r in rows if r["stride"] == stride]
             iters = sorted({r["iter"] for r in own})
@@ -137,27 +138,23 @@ def draw(rows, s):
             loss.plot(x, mean["in_use"], "--", color=colour)
             alarm.plot(x, np.maximum(mean["leak"], 1e-16), "o-", color=colour)
             name = f"stride {stride:g}"
-            ends.append((mean["published"][-1], name, colour))
-            alarm.annotate(f" {name}", (x[-1], max(mean["leak"][-1], 1e-16)), color=colour, va="center")
+            ends[0].append((x[-1], mean["published"][-1], name, colour))
+            ends[1].append((x[-1], max(mean["leak"][-1], 1e-16), name, colour))
             rings = [int(step) for step, rung in zip(iters, mean["alarm"]) if rung == 1]
             print(f"stride {stride:<5g} {mean['leak'][0]:8.1e} {mean['leak'][-1]:8.1e}   {mean['published'][-1]:.3f} "
                   f"{mean['in_use'][-1]:.3f}   {f'at iteration {rings[0]}' if rings else 'never'}")
             if len({r["seed"] for r in own}) > 1:
                 last = [r for r in own if r["iter"] == iters[-1]]
                 print("             in use minus published", said([r["in_use"] - r["published"] for r in last]))
-        low, high = loss.get_ylim()
-        y = low - 9
-        for value, name, colour in sorted(ends):                 # names beside the ends, pushed apart
-            y = max(value, y + 0.07 * (high - low))
-            loss.annotate(f" {name}", (x[-1], y), color=colour, va="center")
         alarm.axhline(ALARM, color="black", ls=":", lw=1)
         alarm.annotate("train.py warns above this line", (1, ALARM), xytext=(0, 5), textcoords="offset points")
         loss.set(ylabel="nats per token", title="A field that tokens share: solid is published, dashed is in use")
-        alarm.set(xscale="log", yscale="log", xlabel="iterations + 1", ylabel="leak (nats)",
+        alarm.set(xscale="log", yscale="log", ylim=(1e-17, 1e4), xlabel="iterations + 1", ylabel="leak (nats)",
                   title="The leak is there from the start, and the alarm rings")
-        alarm.set_xlim(0.9, 2.2 * (rows[-1]["iters"] + 1))
-        for a in (loss, alarm):
+        for a, names in zip((loss, alarm), ends):
             a.grid(alpha=0.3)
+            a.set_xlim(0.9, x[-1])
+            name_ends(a, names, 0.08, 0.25)
         save_picture(fig, s.out, "leaky.png")
 
 

@@ -19,6 +19,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lab import COLOUR, NAMES, chosen, collect, entrant, read_settings, save_picture
+from labels import name_ends
 
 from common.checkpoint import tensor_bytes, tensors
 from common.settings import guard
@@ -72,6 +73,7 @@ def work(name, length, small):
 def draw(rows, s):
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
     with rc_context({"font.size": 13}):
         ax = Figure(figsize=(9, 6), layout="constrained").subplots()
         print(f"{'model':<16} KiB after the first and the last tokens, and kept alive by it")
@@ -83,20 +85,15 @@ def draw(rows, s):
             print(f"{name:<16} {first['bytes'] / 1024:10,.1f} {last['bytes'] / 1024:10,.1f} "
                   f"{last['held'] / 1024:10,.1f}")
             ax.plot([r["tokens"] for r in own], [r["bytes"] / 1024 for r in own], "o-", ms=4, color=colour)
-            ends.append((last["bytes"] / 1024, last["tokens"], f"{name} {last['bytes'] / 1024:,.0f} KiB", colour))
+            ends.append((last["tokens"], last["bytes"] / 1024, f"{name} {last['bytes'] / 1024:,.0f} KiB", colour))
         ax.set(xscale="log", yscale="log", xlabel="tokens read", ylabel="KiB of state",
                title="What is carried along a stream")
-        low, high = np.log(ax.get_ylim())
-        y = low - 9
-        for value, x, label, colour in sorted(ends):             # names beside the ends, pushed apart
-            y = max(np.log(value), y + 0.055 * (high - low))
-            ax.annotate(label, (x, value), xytext=(1.15 * x, np.exp(y)), color=colour, va="center",
-                        arrowprops=dict(arrowstyle="-", color=colour, lw=0.5))
-        left, right = ax.get_xlim()
-        ax.set_xlim(left, right * (right / left) ** 0.5)
-        ax.xaxis.set_major_formatter("{x:,.0f}")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter("{x:,g}")
+        ax.xaxis.set_minor_locator(NullLocator())
         ax.yaxis.set_major_formatter("{x:,g}")
         ax.grid(alpha=0.3)
+        name_ends(ax, ends)
         save_picture(ax.figure, s.out, "memory.png")
 
 

@@ -4,8 +4,8 @@ Do the heads of Wave Field take roles: what is lost when its short, middle or lo
 The original says that heads organise themselves, from the letter to the passage. A trained model reads the validation
 text as a stream, once as it is and once with the waves of one reach (1/e of a wave is left after so many tokens) kept
 from writing on the field; nothing else is touched. The rise of the loss is given for letters by what it takes to know
-them: the last letters (inside a word), the line (its first character), or a passage (the rest of a word that occurred in
-the last 512 characters, beside that of a word that did not; both from its third letter on).
+them: the last letters (inside a word), the line (its first character), or a passage (the rest of a word that occurred
+in the last 512 characters, beside that of a word that did not; both from its third letter on).
 
     python experiments/reach.py                    about a minute on two cores: one seed, 30 CPU-seconds
     python experiments/reach.py full=true          three seeds, 180 CPU-seconds: ten CPU-minutes; resume=true goes on
@@ -20,7 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lab import COLOURS, collect, get_data, read_settings, save_picture, trained
-from paired import interval
+from paired import interval, said
 
 from common.score import token_losses
 from common.settings import UserError, guard
@@ -117,7 +117,7 @@ def draw(rows, s):
             own = [r for r in rows if r["silent"] == silent]
             means = [interval([r["rise"] for r in own if r["kind"] == kind]) for kind in kinds]
             heads = np.mean([r["heads"] for r in own])
-            cells = [f"{mean:+.3f}" + (f" [{low:+.3f}, {high:+.3f}]" if low == low else "") for mean, low, high in means]
+            cells = [said([r["rise"] for r in own if r["kind"] == kind]) for kind in kinds]
             print(f"{silent:<16} ({heads:4.1f} waves)", *(f"{cell:>26}" for cell in cells))
             x = np.arange(len(kinds)) + 0.25 * (i - 1)
             ax.bar(x, [mean for mean, _, _ in means], 0.23, color=colour, alpha=0.8)

@@ -23,6 +23,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lab import COLOUR, NAMES, chosen, collect, entrant, get_data, read_settings, save_picture, trained
+from labels import name_ends
 from paired import said
 
 from common.settings import UserError, convert, guard
@@ -90,6 +91,7 @@ def curves(rows, model, widths, budgets):                        # -> two of: x,
 def draw(rows, s, names, widths, budgets):
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
     with rc_context({"font.size": 13}):
         fig = Figure(figsize=(13, 6), layout="constrained")
         axes = fig.subplots(1, 2, sharey=True)
@@ -100,22 +102,18 @@ def draw(rows, s, names, widths, budgets):
                 slopes[model, i] = np.array([slope(x, y) for y in loss])
                 axes[i].plot(x, loss.mean(0), "o-", color=COLOURS[model])
                 axes[i].plot(x, loss.T, ".", ms=3, color=COLOURS[model])
-                ends[i].append((loss.mean(0)[-1], x[-1], model, COLOURS[model]))
+                ends[i].append((x[-1], loss.mean(0)[-1], model, COLOURS[model]))
             print(f"{model:<14} best width at each budget:", *(f"{60 * m:g} s: {w}" for m, w in zip(budgets, best)))
         for i, (what, title) in enumerate((("parameters", f"the same {60 * max(budgets):g} seconds"),
                                            ("CPU-seconds", "each budget with its best width"))):
-            low, high = np.log(axes[i].get_ylim())
-            y = low - 9
-            for value, x, model, colour in sorted(ends[i]):      # names beside the ends, pushed apart
-                y = max(np.log(value), y + 0.05 * (high - low))
-                axes[i].annotate(f"  {model}", (x, value), xytext=(1.1 * max(e[1] for e in ends[i]), np.exp(y)),
-                                 color=colour, va="center", arrowprops=dict(arrowstyle="-", color=colour, lw=0.5))
             axes[i].set(xscale="log", yscale="log", xlabel=what, title=title)
-            left, right = axes[i].get_xlim()
-            axes[i].set_xlim(left, right * (right / left) ** 0.5)
-            axes[i].yaxis.set_major_formatter("{x:.2f}")
-            axes[i].yaxis.set_minor_formatter("{x:.2f}")
+            axes[i].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes[i].xaxis.set_major_formatter("{x:,g}")
+            axes[i].xaxis.set_minor_locator(NullLocator())
+            axes[i].yaxis.set_major_formatter("{x:.4g}")
+            axes[i].yaxis.set_minor_formatter("{x:.4g}")
             axes[i].grid(alpha=0.3, which="both")
+            name_ends(axes[i], ends[i])
             print(f"slope of log loss against log {what}; minus that of the baseline")
             for model in names:
                 own, other = slopes[model, i], slopes.get(("baseline", i))

@@ -229,7 +229,6 @@ def test_cells_that_tokens_share(monkeypatch):
     """With a cell for each token the field is Wave Field's; with fewer the alarm rings, also for the rare pair."""
     monkeypatch.syspath_prepend(ROOT / "experiments")
     import leaky
-    from common.score import leak
     text = np.arange(60) % 23
     for cells in (1.0, 0.9, 0.5):
         model = awake(load_model("wavefield"), block_size=60)
@@ -241,7 +240,7 @@ def test_cells_that_tokens_share(monkeypatch):
             block.attn.proj.weight.copy_(weight)
         moved = (model(tokens((1, 30)))[0] - before).abs().max()
         assert moved < 1e-12 if cells == 1 else moved > 1e-3
-        assert (leak(model, text)[0] > 1e-6) == (cells < 1)
+        assert (leaky.leak(model, text)[0] > 1e-6) == (cells < 1)
 
 
 def test_kinds_of_letters(monkeypatch):
