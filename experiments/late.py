@@ -5,14 +5,17 @@ Does truer physics help early in training and hurt late? Loss over a whole run, 
     hydra nu=0                  no viscosity: does it help early and hurt late?
     hydra u . grad u            one term more: z <- z - s n (z_t - z_{t-1}), the flow carries itself along the text,
                                 n = z / rms(z), upwind slope, s learned per channel and layer from 0.1 on
+    wavefield string            a damped string for each oscillator, with as many numbers (damping, speed, distance from
+                                where it is struck to where it is heard): a pulse that travels, and arrives
     fluidlm no diffusion        its Laplacian left out
 
 A variant and its default see the same batches; the difference is paired by seed, the band is its 95% interval. A curve
 is one run: early also means at a high learning rate, which falls to zero in the second half.
 
-    python experiments/late.py                     about three minutes on two cores: one seed, 15 CPU-seconds each
-    python experiments/late.py full=true           three seeds, 180 CPU-seconds: 80 CPU-minutes; resume=true goes on
+    python experiments/late.py                     about three minutes on two cores: one seed, 10 CPU-seconds each
+    python experiments/late.py full=true           three seeds, 180 CPU-seconds: two CPU-hours; resume=true goes on
 """
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -39,10 +43,10 @@ class Settings:
     out: str = "assets"             # folder of late.csv and late.png
     full: bool = False              # three seeds, three minutes
     seeds: int = 1                  # runs of each variant
-    minutes: float = 0.25           # CPU-minutes of each run, evaluations not counted
+    minutes: float = 0.17           # CPU-minutes of each run, evaluations not counted
     evaluations: int = 20           # points of a curve
     dataset: str = "plays"          # the text
-    models: str = "advection_glu,hydra,fluidlm"     # whose variants
+    models: str = "advection_glu,hydra,wavefield,fluidlm"       # whose variants
     small: bool = False             # tiny models, to try the script out
     resume: bool = False            # keep what late.csv already holds
 
@@ -52,6 +56,48 @@ class Settings:
 
 
 FULL = dict(seeds=3, minutes=3.0)
+MODES = 24                  # of a string: its pulse is 1/24 of it wide
+SPAN = 512                  # tokens that a stream remembers of what struck a string
+
+wavefield = load_model("wavefield")
+
+
+class String(wavefield.WaveAttention):
+    """Wave attention with a string of length 1 for each head, its ends held fast. Struck at a, heard at b = 1 - a:
+
+    w(t) = e^{-alpha t} sum_n sin(n pi a) sin(n pi b) cos(n omega t) / Z,   omega = pi c,   b - a = sigmoid(phi)
+
+    The pulse, of speed c, is heard (b - a) / c tokens later, and once more from each end."""
+
+    def kernel(self, T):                                         # -> (H, T)
+        n = torch.arange(1, MODES + 1)[:, None]
+        distance = self.phi.sigmoid()
+        shape = (torch.cos(n * math.pi * distance) - torch.cos(n * math.pi)) / 2     # sin(n pi a) sin(n pi b)
+        t = torch.arange(max(T, self.config.block_size))
+        w = (shape[..., None] * torch.cos(n[..., None] * self.omega[:, None] * t)).sum(0)
+        w = w * torch.exp(-F.softplus(self.damp)[:, None] * t)
+        return (w / w[:, :self.config.block_size].abs().sum(1, keepdim=True))[:, :T]
+
+    def read(self, deposit, state):                              # (B, T, H, D) -> (B, T, H, D)
+        past = torch.cat((state.get("struck", deposit[:, :0]), deposit), 1)
+        state["struck"] = past[:, -SPAN:]
+        T = past.shape[1]
+        d = torch.fft.rfft(past.permute(0, 2, 3, 1), 2 * T)
+        w = torch.fft.rfft(self.kernel(T).to(past.dtype), 2 * T)
+        f = torch.fft.irfft(d * w[:, None], 2 * T)[..., :T]
+        return f.permute(0, 3, 1, 2)[:, -deposit.shape[1]:]
+
+
+@torch.no_grad()
+def strings(model):
+    """The reach of each wave stays. A pulse crosses its string in twice that time, but not faster than the highest mode
+    can be told apart from token to token; it is heard after half of the reach."""
+    for block in model.blocks:
+        attn = block.attn
+        attn.__class__ = String
+        speed = 1 / (2 * attn.reach()).clamp(min=MODES)
+        attn.omega.copy_(math.pi * speed)
+        attn.phi.copy_((speed * attn.reach() / 2).logit())
 
 
 def carry_itself(model):
@@ -79,6 +125,7 @@ def as_it_is(model):
 VARIANTS = {                                                     # changes of the Config, and of the model
     "advection_glu": {"field=slope": (dict(field="slope"), as_it_is)},
     "hydra": {"nu=0": (dict(nu=0.0), as_it_is), "u . grad u": ({}, carry_itself)},
+    "wavefield": {"string": ({}, strings)},
     "fluidlm": {"no diffusion": ({}, TERMS["fluidlm"]["diffusion"])},
 }
 

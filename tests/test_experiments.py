@@ -225,6 +225,31 @@ def test_hydra_that_carries_itself(monkeypatch):
 
 
 @torch.no_grad()
+def test_a_pulse_on_a_string(monkeypatch):
+    """It is heard when it has come so far; the field is a sum over what struck; a stream goes on where it stopped."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    import late
+    model = awake(load_model("wavefield"), block_size=64)
+    late.strings(model)
+    idx = tokens((2, 70))
+    state = {}
+    stream = torch.cat([model(part, state=state)[0] for part in idx.split(9, 1)], 1)
+    assert (stream - model(idx)[0]).abs().max() < 1e-9
+    attn = model.blocks[0].attn
+    deposit = torch.randn(1, 30, model.config.n_head, 4, dtype=torch.float64)
+    w = attn.kernel(30)
+    slow = torch.stack([sum(w[:, t - s, None] * deposit[0, s] for s in range(t + 1)) for t in range(30)])
+    assert (attn.read(deposit, {})[0] - slow).abs().max() < 1e-12
+    attn.damp.fill_(-30.0)                                       # no damping
+    attn.omega.fill_(torch.pi / 40)                              # 40 tokens from end to end
+    attn.phi.fill_(float(torch.tensor(0.25).logit()))
+    heard = attn.kernel(64)[0]
+    assert heard.argmax() == 10 and heard[20:25].abs().max() < 0.2 * heard.max()
+    # from the ends it comes upside down: struck at 3/8, over the near end and on to 5/8 it is 1 long
+    assert heard.argmin() == 40
+
+
+@torch.no_grad()
 def test_cells_that_tokens_share(monkeypatch):
     """With a cell for each token the field is Wave Field's; with fewer the alarm rings, also for the rare pair."""
     monkeypatch.syspath_prepend(ROOT / "experiments")
