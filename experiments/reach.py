@@ -5,7 +5,8 @@ The original says that heads organise themselves, from the letter to the passage
 text as a stream, once as it is and once with the waves of one reach (1/e of a wave is left after so many tokens) kept
 from writing on the field; nothing else is touched. The rise of the loss is given for letters by what it takes to know
 them: the last letters (inside a word), the line (its first character), or a passage (the rest of a word that occurred
-in the last 512 characters, beside that of a word that did not; both from its third letter on).
+in the last 512 characters, beside that of a word that did not; both from its third letter on). Words that occur again
+are also the common ones: compare the groups of waves with each other, not the two kinds of words.
 
     python experiments/reach.py                    about a minute on two cores: one seed, 30 CPU-seconds
     python experiments/reach.py full=true          three seeds, 180 CPU-seconds: ten CPU-minutes; resume=true goes on

@@ -31,7 +31,7 @@ TINY = {"induction": "steps=1 depth=1 gammas=0,1",
         "changes": "small=true iters=1",
         "influence": "small=true minutes=0.0005",
         "kick": "small=true minutes=0.0005 kicks=3",
-        "halting": "small=true windows=2 draws=5 n_steps=3 epsilons=0,0.1",
+        "halting": "small=true seeds=2 windows=2 draws=5 n_steps=3 epsilons=0,0.1",
         "spelling": "small=true iters=2 characters=40",
         "viscosity": "small=true max_iters=1 seeds=1",
         "vocabulary": "small=true max_iters=1 vocab=260"}
