@@ -148,25 +148,27 @@ def table(rows):
 
 
 def draw(rows, s):
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
-    ax = Figure(figsize=(9, 5), layout="constrained").subplots()
-    for y, term in enumerate(hydra.TERMS):
-        for v, (variant, colour) in enumerate(zip(VARIANTS, COLOURS)):
-            own = [r for r in rows if (r["variant"], r["term"]) == (variant, term)]
-            for layer in sorted({r["layer"] for r in own}):
-                change = [100 * (r["rank"] / r["rank_before"] - 1) for r in own if r["layer"] == layer]
-                mean, low, high = interval(change)
-                at = y + 0.18 * (v - 1.5)
-                ax.plot((low, high), (at, at), color=colour, lw=1, alpha=0.5)
-                ax.plot(mean, at, "o", ms=13, color=colour, label=variant if (y, layer) == (0, 0) else None)
-                ax.annotate(f"{layer:.0f}", (mean, at), ha="center", va="center", color="white", fontsize=8)
-    ax.axvline(0, color="black", lw=0.8)
-    ax.set(yticks=range(len(hydra.TERMS)), yticklabels=hydra.TERMS, ylim=(len(hydra.TERMS) - 0.5, -0.5),
-           xlabel="change of the effective rank of the token cloud by one step (%); numbers: layers",
-           title="Left of the line a step draws the tokens together, right of it it spreads them")
-    ax.figure.legend(loc="outside lower center", ncols=4)
-    ax.grid(axis="x", alpha=0.3)
-    save_picture(ax.figure, s.out, "flow.png")
+    with rc_context({"font.size": 13}):
+        ax = Figure(figsize=(10, 6), layout="constrained").subplots()
+        for y, term in enumerate(hydra.TERMS):
+            for v, (variant, colour) in enumerate(zip(VARIANTS, COLOURS)):
+                own = [r for r in rows if (r["variant"], r["term"]) == (variant, term)]
+                for layer in sorted({r["layer"] for r in own}):
+                    change = [100 * (r["rank"] / r["rank_before"] - 1) for r in own if r["layer"] == layer]
+                    mean, low, high = interval(change)
+                    at = y + 0.18 * (v - 1.5)
+                    ax.plot((low, high), (at, at), color=colour, lw=1, alpha=0.5)
+                    ax.plot(mean, at, "o", ms=13, color=colour, label=variant if (y, layer) == (0, 0) else None)
+                    ax.annotate(f"{layer:.0f}", (mean, at), ha="center", va="center", color="white", fontsize=8)
+        ax.axvline(0, color="black", lw=0.8)
+        ax.set(yticks=range(len(hydra.TERMS)), yticklabels=hydra.TERMS, ylim=(len(hydra.TERMS) - 0.5, -0.5),
+               xlabel="change of the effective rank of the token cloud by one step (%); numbers: layers",
+               title="Left of the line a step draws the tokens together, right of it it spreads them")
+        ax.figure.legend(loc="outside lower center", ncols=4)
+        ax.grid(axis="x", alpha=0.3)
+        save_picture(ax.figure, s.out, "flow.png")
 
 
 def main():

@@ -131,16 +131,17 @@ VARIANTS = {                                                     # changes of th
 
 
 def work(name, variant, minutes, evaluations, seed, dataset, small):
-    """One run -> its evaluations at equal shares of the training, and at last the whole text as a stream."""
+    """One run -> its evaluations, with the share of the training that is done, and the whole text as a stream."""
     changes, alter = VARIANTS[name].get(variant, ({}, as_it_is))
     _, _, progress = short_run(name, dataset, changes, small, alter, evaluations, minutes=minutes, seed=seed)
-    points = [(step, loss) for step, _, _, loss, _ in progress.rows if loss != ""]
-    rows = [[i / (len(points) - 2), step, loss, 0] for i, (step, loss) in enumerate(points[:-1])]
-    return [*rows, [1.0, *points[-1], 1]]
+    rows = [[min(1.0, seconds / 60 / minutes), step, loss, 0]
+            for step, seconds, _, loss, _ in progress.rows if loss != ""]
+    rows[-1][3] = 1
+    return rows
 
 
 def difference(rows, name, variant, final, evaluations):         # -> shares, differences (seeds, shares)
-    """Of the variant to its default, seed by seed. A tiny run has fewer points than were asked for."""
+    """Of the variant to its default, seed by seed, at equal shares."""
     at = np.arange(1, evaluations + 1) / evaluations
     gaps = []
     for seed in sorted({r["seed"] for r in rows}):
