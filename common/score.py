@@ -111,6 +111,8 @@ def leak(model, tokens, cuts=8):
             moved = (predict(other)[0, :t] - whole[0, :t]).abs().amax(-1)               # (t,)
             if moved.max() > worst[0]:
                 worst = (moved.max().item(), t, int(moved.argmax()))
+    if T < 2:
+        return worst
     start = idx[:, :NEAR]
     s = torch.arange(start.shape[1])
     before = predict(start)
