@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from common.counter import Counter
 
 LONGEST = 2**18             # tokens of a text that are scored: a quarter of a million
+NEAR = 64                   # tokens at the beginning of a text among which every place is searched for a leak
 
 
 @contextmanager
@@ -88,13 +89,14 @@ def counter_loss(data):
 @torch.inference_mode()
 def leak(model, tokens, cuts=8):
     """(nats, t, s): the largest move of an earlier prediction, at token s, when the tokens from t on are replaced or
-    cut off; 0 for a causal model. On a copy in float64, where rounding is far below any leak that matters."""
+    cut off; 0 for a causal model. On a copy in float64, where rounding is far below any leak that matters. At a few
+    places t, and at all near the beginning: what a token shares with its neighbour alone leaks at no other."""
     V = model.config.vocab_size
     idx = torch.from_numpy(np.asarray(tokens).astype(np.int64))[None, :model.config.block_size]
     T = idx.shape[1]
+    predict = lambda idx: model(idx)[0].log_softmax(-1)
     try:
         model = copy.deepcopy(model).cpu().double().eval()
-        predict = lambda idx: model(idx)[0][0].log_softmax(-1)
         whole = predict(idx)
     except (RuntimeError, TypeError):   # a model that insists on float32
         model = model.float()
@@ -106,9 +108,20 @@ def leak(model, tokens, cuts=8):
         edited = idx.clone()
         edited[:, t:] = (idx[:, t:] + torch.arange(1, T - t + 1)) % V
         for other in (edited, idx[:, :t]):
-            moved = (predict(other)[:t] - whole[:t]).abs().amax(-1)                     # (t,)
+            moved = (predict(other)[0, :t] - whole[0, :t]).abs().amax(-1)               # (t,)
             if moved.max() > worst[0]:
                 worst = (moved.max().item(), t, int(moved.argmax()))
+    if T < 2:
+        return worst
+    start = idx[:, :NEAR]
+    s = torch.arange(start.shape[1])
+    before = predict(start)
+    for t in s[1:, None].split(max(1, 2**21 // (len(s) * V))):                          # (places, 1)
+        edited = torch.where(s < t, start, (start + s - t + 1) % V)                     # (places, T)
+        moved = (predict(edited) - before).abs().amax(-1) * (s < t)
+        if moved.max() > worst[0]:
+            place, token = np.unravel_index(int(moved.argmax()), moved.shape)
+            worst = (moved.max().item(), int(t[place]), int(token))
     return worst
 
 

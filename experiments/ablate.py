@@ -3,10 +3,12 @@ Which terms of each model matter? Leave out one at a time, train on the same bat
 
 The models have no switches for this. A term is removed from outside, before training: a parameter is set to the value
 that makes the term vanish and kept there, or the output of a layer is overwritten. Everything else stays, also the
-speed: the comparison is at equal tokens.
+speed: the comparison is at equal tokens. A difference is paired by seed; with more than one seed it comes with its
+95% interval (Student's t).
 
     python experiments/ablate.py                   about two minutes on two cores: one seed, 20 iterations
-    python experiments/ablate.py full=true         three seeds, 60 iterations; resume=true goes on
+    python experiments/ablate.py full=true         three seeds, the whole budget of 180 CPU-seconds: five CPU-hours
+    python experiments/ablate.py full=true models=fluidlm,wavefield resume=true      a part of it; goes on
 """
 import sys
 from dataclasses import dataclass
@@ -18,25 +20,36 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lab import COLOUR, NAMES, chosen, collect, get_data, read_settings, save_picture, short_run
+from paired import interval, said
 
 from common.settings import guard
 
-COLUMNS = "model without iters seed dataset small val_loss bits_per_byte".split()
+COLUMNS = "model without iters minutes seed dataset small steps val_loss bits_per_byte".split()
 
 
 @dataclass
 class Settings:
     out: str = "assets"             # folder of ablate.csv and ablate.png
-    full: bool = False              # three seeds, 60 iterations
+    full: bool = False              # three seeds, three minutes
     seeds: int = 1                  # runs per term
-    max_iters: int = 20             # iterations of each run
+    max_iters: int = 0              # iterations of each run; 0: `minutes` decides
+    minutes: float = 0.0            # CPU-minutes of each run; 0: 20 iterations, unless max_iters is given
     models: str = ",".join(NAMES)   # whose terms
     dataset: str = "plays"          # the text
     small: bool = False             # tiny models, to try the script out
     resume: bool = False            # keep what ablate.csv already holds
 
+    def __post_init__(self):
+        if self.seeds < 1:
+            raise ValueError("seeds should be 1 or more")
+        if self.max_iters and self.minutes:
+            raise ValueError(f"max_iters={self.max_iters} and minutes={self.minutes:g} contradict each other; "
+                             "set one of them to 0")
+        if not self.minutes:
+            self.max_iters = self.max_iters or 20
 
-FULL = dict(seeds=3, max_iters=60)
+
+FULL = dict(seeds=3, minutes=3.0)
 
 
 @torch.no_grad()
@@ -88,7 +101,8 @@ TERMS = {
     "hydra": {
         "pressure": lambda m: freeze(m, "proj.weight", 0.0),
         "rotation": lambda m: freeze(m, "skew.weight", 0.0),
-        "viscosity": without_viscosity},
+        "viscosity": without_viscosity,
+        "force": lambda m: freeze(m, "lam", 0.0)},
     "momentum": {
         "shear": lambda m: freeze(m, "gamma", 0.0),
         "MLP": lambda m: freeze(m, "mlp.proj.weight", 0.0)},
@@ -99,16 +113,18 @@ TERMS = {
 }
 
 
-def work(name, without, iters, seed, dataset, small):
+def work(name, without, iters, minutes, seed, dataset, small):
     alter = TERMS[name].get(without, lambda model: None)         # "" leaves everything in
-    _, _, progress = short_run(name, dataset, small=small, alter=alter, max_iters=iters, seed=seed, evaluations=1)
-    return [progress.rows[-1][3:5]]
+    _, _, progress = short_run(name, dataset, small=small, alter=alter, max_iters=iters, minutes=minutes, seed=seed,
+                               evaluations=1)
+    return [[progress.step, *progress.rows[-1][3:5]]]
 
 
 def draw(rows, s):
     from matplotlib.figure import Figure
     ax = Figure(figsize=(9, 7.5), layout="constrained").subplots()
     loss = {(r["model"], r["without"], r["seed"]): r["val_loss"] for r in rows}
+    length = f"{s.max_iters} iterations" if s.max_iters else f"{60 * s.minutes:g} CPU-seconds"
     y, labels = 0, {}
     for name in s.models.split(","):
         whole = [loss[name, "", seed] for seed in range(s.seeds)]
@@ -117,10 +133,12 @@ def draw(rows, s):
         for term in TERMS[name]:
             y += 1
             gaps = [loss[name, term, seed] - loss[name, "", seed] for seed in range(s.seeds)]
-            print(f"{'':<14} without {term:<26} {np.mean(gaps):+.4f}   from {min(gaps):+.4f} to {max(gaps):+.4f}")
-            ax.barh(y, np.mean(gaps), color=COLOUR[name], alpha=0.8)
+            mean, low, high = interval(gaps)
+            print(f"{'':<14} without {term:<26} {said(gaps, 4)}")
+            ax.barh(y, mean, color=COLOUR[name], alpha=0.8)
+            ax.plot((low, high), (y, y), color="black", lw=1.2)
             ax.plot(gaps, [y] * len(gaps), "k.", ms=4)
-            ax.annotate(f"{np.mean(gaps):+.3f}", (max(0, *gaps, np.mean(gaps)), y), xytext=(5, 0),
+            ax.annotate(f"{mean:+.3f}", (np.nanmax([0, *gaps, high]), y), xytext=(5, 0),
                         textcoords="offset points", va="center", fontsize=8)
             labels[y] = term
         y += 1.5
@@ -128,7 +146,7 @@ def draw(rows, s):
     ax.set_xscale("symlog", linthresh=0.1)
     ax.xaxis.set_major_formatter("{x:g}")
     ax.set(yticks=list(labels), yticklabels=list(labels.values()),
-           xlabel="rise of the validation loss (nats per token)", title=f"One term left out, {s.max_iters} iterations")
+           xlabel="rise of the validation loss (nats per token)", title=f"One term left out, {length}; lines: 95%")
     for label in ax.get_yticklabels():
         if label.get_text().split()[0] in TERMS:
             label.set(weight="bold", color=COLOUR[label.get_text().split()[0]])
@@ -140,7 +158,7 @@ def draw(rows, s):
 def main():
     s = read_settings(Settings, FULL)
     get_data(s.dataset)
-    jobs = [(name, term, s.max_iters, seed, s.dataset, s.small)
+    jobs = [(name, term, s.max_iters, s.minutes, seed, s.dataset, s.small)
             for seed in range(s.seeds) for name in chosen(s.models, TERMS) for term in ("", *TERMS[name])]
     draw(collect(Path(s.out, "ablate.csv"), COLUMNS, work, jobs, s.resume), s)
 

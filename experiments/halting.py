@@ -6,12 +6,17 @@ difficulty" as not shown. Here a token halts by itself. For each epsilon: the me
 time per token in a stream, and the rank correlation between the steps a token took and its loss in the *full*
 computation, with a 95% interval from resampling whole windows of text (tokens of one window are not independent).
 
+The control is random halting at the same number of steps: in each layer every token stops after as many steps as some
+other token did, drawn by chance. If it costs more than halting does (gain above zero, interval as above), then it is
+worth knowing which tokens are calm.
+
     python experiments/halting.py                  about two minutes on two cores: a model trained for one minute
-    python experiments/halting.py full=true        trained for four minutes, four times the text
+    python experiments/halting.py full=true        three seeds of four minutes, four times the text: 25 CPU-minutes
     python experiments/halting.py ckpt=out/fluidlm/ckpt.pt      a model of your own with several Euler steps
 """
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,19 +26,20 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lab import COLOURS, get_data, read_settings, save_picture, short_run, write_csv
+from lab import COLOURS, get_data, read_settings, save_picture, trained, write_csv
 
 from common.checkpoint import build, load_checkpoint
 from common.settings import UserError, convert, guard
 
 COLUMNS = ("epsilon n_layer n_steps mean_steps share_of_steps val_loss loss_paid ms_per_token correlation low high "
-           "tokens").split()
+           "tokens random_loss gain gain_low gain_high seed").split()
 
 
 @dataclass
 class Settings:
     out: str = "assets"             # folder of halting.csv and halting.png
-    full: bool = False              # four minutes of training, 128 windows
+    full: bool = False              # three seeds, four minutes of training, 128 windows
+    seeds: int = 1                  # models that are trained
     ckpt: str = ""                  # a trained model; empty: train one
     dataset: str = "plays"          # the text
     minutes: float = 1.0            # training, if there is no ckpt
@@ -43,6 +49,10 @@ class Settings:
     epsilons: str = "0,0.02,0.05,0.1,0.15,0.2,0.3,0.4"      # turbulence below which a token is calm
     draws: int = 1000               # resamplings
     small: bool = False             # a tiny model, to try the script out
+
+    def __post_init__(self):
+        if self.seeds < 1 or self.windows < 1:
+            raise ValueError("seeds and windows should be 1 or more")
 
 
 def ranks(x):
@@ -65,41 +75,118 @@ def spearman(steps, loss, draws, rng):                           # 2 x (windows,
     return correlation(a, b), *np.quantile([correlation(a[i], b[i]) for i in picks], (0.025, 0.975))
 
 
+@contextmanager
+def halting_after(model, planned):                               # (n_layer, B, T) steps
+    """Each token stops after so many steps, however calm it is: the blocks are told another turbulence."""
+    module = sys.modules[type(model).__module__]
+    real, place = module.turbulence, {}
+
+    def enter(l):
+        return lambda block, args: place.update(layer=l, step=0)
+
+    def told(u, new):
+        place["step"] += 1
+        return torch.where(planned[place["layer"]] <= place["step"], 0.0, 1e9)[..., None]
+
+    hooks = [block.register_forward_pre_hook(enter(l)) for l, block in enumerate(model.blocks)]
+    module.turbulence = told
+    try:
+        yield
+    finally:
+        module.turbulence = real
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.inference_mode()
+def random_halting(model, x, y, steps, rng):                     # (n_layer, windows, T) -> (windows, T) losses
+    """The same numbers of steps in each layer, dealt out to other tokens."""
+    dealt = torch.stack([layer.flatten()[rng.permutation(layer.numel())].view_as(layer) for layer in steps])
+    loss = []
+    for xs, ys, planned in zip(x.split(16), y.split(16), dealt.split(16, 1)):
+        with halting_after(model, planned):
+            logits = model(xs)[0]
+        loss.append(F.cross_entropy(logits.transpose(1, 2), ys, reduction="none"))
+    return torch.cat(loss).double().numpy()
+
+
+def mean_of_windows(gain, draws, rng):                           # (windows, T) -> mean, 2.5%, 97.5%
+    """And its interval from drawing windows with replacement."""
+    gain = gain.mean(1)
+    picks = rng.integers(len(gain), size=(draws, len(gain)))
+    return float(gain.mean()), *np.quantile(gain[picks].mean(1), (0.025, 0.975))
+
+
 @torch.inference_mode()
 def evaluate(model, x, y, epsilon):
-    """Loss of each token and its steps, mean over layers, both (windows, T); milliseconds per token in a stream."""
+    """Loss of each token (windows, T), its steps (n_layer, windows, T); milliseconds per token in a stream."""
     model.config.epsilon, model.config.patience, model.config.min_steps = epsilon, 1, 1        # the blocks share it
     loss, steps = [], []
     for xs, ys in zip(x.split(16), y.split(16)):
         u, report = model.flow(xs)
         logits = F.linear(u, model.wte.weight)
         loss.append(F.cross_entropy(logits.transpose(1, 2), ys, reduction="none"))
-        steps.append(report[..., 0].isfinite().sum(1).float().mean(0))         # turbulence is NaN after halting
+        steps.append(report[..., 0].isfinite().sum(1))           # turbulence is NaN after halting
     state, count = {}, min(100, x.shape[1] - 8)
     model(x[:1, :8], state=state)
     began = time.perf_counter()
     for t in range(8, 8 + count):
         model(x[:1, t:t + 1], state=state)
     ms = 1000 * (time.perf_counter() - began) / count
-    return torch.cat(loss).double().numpy(), torch.cat(steps).double().numpy(), ms
+    return torch.cat(loss).double().numpy(), torch.cat(steps, 1), ms
+
+
+def measure(model, data, s, seed):                               # -> rows, epsilon, its steps, losses of full steps
+    """A row for each epsilon; and what the third panel shows, of the largest that leaves half of the steps."""
+    T, values = model.config.block_size, np.asarray(data.val).astype(np.int64)
+    at = np.linspace(0, len(values) - T - 1, s.windows).astype(int)
+    window = torch.from_numpy(values[at[:, None] + np.arange(T + 1)])
+    x, y, rows, rng = window[:, :-1], window[:, 1:], [], np.random.default_rng(seed)
+    full, shown = evaluate(model, x, y, 0.0)[0], (0.0, None)
+    print("epsilon  steps  loss    ms/token  rank correlation, 95%      other tokens: loss, rise, 95%")
+    for epsilon in sorted({0.0, *(convert("epsilons", e, float) for e in s.epsilons.split(","))}):
+        loss, by_layer, ms = evaluate(model, x, y, epsilon)
+        steps = by_layer.double().mean(0).numpy()                # (windows, T)
+        other = random_halting(model, x, y, by_layer, rng)
+        gain = mean_of_windows(other - loss, s.draws, rng)
+        r = spearman(steps, full, s.draws, rng) if np.ptp(steps) else [float("nan")] * 3
+        if shown[1] is None or np.ptp(steps) and 0.5 * model.config.n_steps < steps.mean():
+            shown = epsilon, steps
+        c, mean = model.config, float(steps.mean())
+        rows.append([epsilon, c.n_layer, c.n_steps, mean, mean / c.n_steps, float(loss.mean()),
+                     float(loss.mean() - full.mean()), ms, *map(float, r), loss.size, float(other.mean()),
+                     *map(float, gain), seed])
+        print(f"{epsilon:7g} {mean:6.2f} {loss.mean():6.4f} {ms:8.2f} {r[0]:9.3f} [{r[1]:6.3f}, {r[2]:6.3f}] "
+              f"{other.mean():12.4f} {gain[0]:+.4f} [{gain[1]:+.4f}, {gain[2]:+.4f}]", flush=True)
+    return rows, *shown, full
 
 
 def draw(rows, epsilon, steps, loss):
     from matplotlib.figure import Figure
     fig = Figure(figsize=(13, 4.4), layout="constrained")
     cost, follows, levels = fig.subplots(1, 3)
-    eps = [row[0] for row in rows]
-    cost.plot([row[3] for row in rows], [row[5] for row in rows], "o-", color=COLOURS[0])
-    shown, apart = [], 0.1 * (rows[0][3] - rows[-1][3]) or 1.0
-    for row in rows:
-        if all(abs(row[3] - x) > apart for x in shown):          # no label on top of another
-            shown.append(row[3])
-            cost.annotate(f"{row[0]:g}", (row[3], row[5]), textcoords="offset points", xytext=(4, 5), fontsize=8)
+    rows = [dict(zip(COLUMNS, row)) for row in rows]
+    eps = sorted({row["epsilon"] for row in rows})
+    mean = lambda key: np.array([np.mean([row[key] for row in rows if row["epsilon"] == e]) for e in eps])
+    at, calm, other = mean("mean_steps"), mean("val_loss"), mean("random_loss")
+    cost.plot(at, other, "o--", color=COLOURS[6])
+    cost.plot(at, calm, "o-", color=COLOURS[0])
+    half = np.abs(at - 0.6 * at[0]).argmin()
+    cost.annotate("as many steps,\nother tokens", (at[half], other[half]), xytext=(8, 4), textcoords="offset points",
+                  color=COLOURS[6])
+    cost.annotate("calm tokens halt", (at[half], calm[half]), xytext=(-6, -10), textcoords="offset points", ha="right",
+                  color=COLOURS[0])
+    shown, apart = [], 0.1 * (at[0] - at[-1]) or 1.0
+    for e, x, value in zip(eps, at, calm):
+        if all(abs(x - other) > apart for other in shown):       # no label on top of another
+            shown.append(x)
+            cost.annotate(f"{e:g}", (x, value), textcoords="offset points", xytext=(4, 5), fontsize=8)
     cost.set(title="What halting saves and costs (labels: epsilon)", xlabel="mean Euler steps of a token in a layer",
              ylabel="validation loss (nats per token)")
-    r, low, high = (np.array([row[i] for row in rows], float) for i in (8, 9, 10))
-    follows.plot(eps, r, "o-", color=COLOURS[1])
-    follows.vlines(eps, low, high, color=COLOURS[1])
+    follows.plot(eps, mean("correlation"), color=COLOURS[1])
+    for row in rows:
+        follows.plot((row["epsilon"],) * 2, (row["low"], row["high"]), color=COLOURS[1], alpha=0.6)
+        follows.plot(row["epsilon"], row["correlation"], "o", color=COLOURS[1])
     follows.axhline(0, color="black", lw=0.8)
     follows.set(title="Do hard tokens compute longer?", xlabel="epsilon",
                 ylabel="rank correlation of steps and loss, 95%")
@@ -113,33 +200,24 @@ def draw(rows, epsilon, steps, loss):
 
 
 def main():
-    s = read_settings(Settings, dict(minutes=4.0, windows=128))
-    if s.ckpt:
-        ckpt = load_checkpoint(s.ckpt)
-        model = build(ckpt, s.ckpt)[0].eval()
-        data = get_data(ckpt["train"]["dataset"])
-        if not hasattr(model.config, "epsilon") or model.config.n_steps < 2:
-            raise UserError(f"{s.ckpt} takes one Euler step in a layer: none to save; train fluidlm with n_steps=6")
-    else:
-        length = dict(max_iters=1) if s.small else dict(minutes=s.minutes)
-        model, data, _ = short_run("fluidlm", s.dataset, dict(n_layer=s.n_layer, n_steps=s.n_steps), s.small, **length)
-    T, values = model.config.block_size, np.asarray(data.val).astype(np.int64)
-    at = np.linspace(0, len(values) - T - 1, s.windows).astype(int)
-    window = torch.from_numpy(values[at[:, None] + np.arange(T + 1)])
-    x, y, rows, rng = window[:, :-1], window[:, 1:], [], np.random.default_rng(0)
-    full, shown = evaluate(model, x, y, 0.0)[0], (0.0, None)
-    print("epsilon  steps  loss    ms/token  rank correlation, 95%")
-    for epsilon in sorted({0.0, *(convert("epsilons", e, float) for e in s.epsilons.split(","))}):
-        loss, steps, ms = evaluate(model, x, y, epsilon)
-        r = spearman(steps, full, s.draws, rng) if np.ptp(steps) else [float("nan")] * 3
-        if shown[1] is None or np.ptp(steps) and 0.5 * model.config.n_steps < steps.mean():
-            shown = epsilon, steps                               # the largest epsilon that leaves half of the steps
-        c, mean = model.config, float(steps.mean())
-        rows.append([epsilon, c.n_layer, c.n_steps, mean, mean / c.n_steps, float(loss.mean()),
-                     float(loss.mean() - full.mean()), ms, *map(float, r), loss.size])
-        print(f"{epsilon:7g} {mean:6.2f} {loss.mean():6.4f} {ms:8.2f} {r[0]:9.3f} [{r[1]:.3f}, {r[2]:.3f}]", flush=True)
-    write_csv(Path(s.out, "halting.csv"), COLUMNS, rows)
-    save_picture(draw(rows, *shown, full), s.out, "halting.png")
+    s = read_settings(Settings, dict(seeds=3, minutes=4.0, windows=128))
+    rows, shown = [], None
+    for seed in range(1 if s.ckpt else s.seeds):
+        if s.ckpt:
+            ckpt = load_checkpoint(s.ckpt)
+            model = build(ckpt, s.ckpt)[0].eval()
+            data = get_data(ckpt["train"]["dataset"])
+            if not hasattr(model.config, "epsilon") or model.config.n_steps < 2:
+                raise UserError(f"{s.ckpt} takes one Euler step in a layer: none to save; train fluidlm with n_steps=6")
+        else:
+            length = dict(max_iters=1) if s.small else dict(minutes=s.minutes)
+            changes = dict(n_layer=s.n_layer, n_steps=s.n_steps)
+            model, data, _ = trained("fluidlm", s.dataset, changes, s.small, seed=seed, **length)
+        more, *panel = measure(model, data, s, seed)
+        rows += more
+        shown = shown or panel
+        write_csv(Path(s.out, "halting.csv"), COLUMNS, rows)
+    save_picture(draw(rows, *shown), s.out, "halting.png")
 
 
 if __name__ == "__main__":

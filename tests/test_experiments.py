@@ -1,5 +1,6 @@
 """Every experiment runs from end to end, with tiny numbers, and leaves its table and its picture."""
 import ast
+import contextlib
 import csv
 import importlib
 import re
@@ -16,6 +17,12 @@ from common.settings import UserError
 TINY = {"induction": "steps=4 longest=4 depth=1 gammas=0,1",
         "speed": "training=64 kernel=64 stream=64 rounds=0",
         "filters": "small=true max_iters=2",
+        "flow": "small=true minutes=0.0005 texts=2",
+        "late": "small=true minutes=0.0005 evaluations=2 models=hydra",
+        "leaky": "small=true iters=1",
+        "memory": "small=true length=300 models=whole_text,fluidlm",
+        "reach": "small=true minutes=0.0005 seeds=2 characters=400",
+        "scaling": "small=true widths=16,32 budgets=0.0005 models=baseline,no_zeus",
         "race": "small=true minutes=0.0005 max_iters=1 models=baseline,wavefield,lstm,counter",
         "streams": "small=true minutes=0.0005 models=lstm,wavefield",
         "sweep": "small=true minutes=0.0005 model=lstm changes=lr=1e-3|n_layer=2",
@@ -24,7 +31,7 @@ TINY = {"induction": "steps=4 longest=4 depth=1 gammas=0,1",
         "changes": "small=true iters=1",
         "influence": "small=true minutes=0.0005",
         "kick": "small=true minutes=0.0005 kicks=3",
-        "halting": "small=true windows=2 draws=5 n_steps=3 epsilons=0,0.1",
+        "halting": "small=true seeds=2 windows=2 draws=5 n_steps=3 epsilons=0,0.1",
         "spelling": "small=true iters=2 characters=40",
         "viscosity": "small=true max_iters=1 seeds=1",
         "vocabulary": "small=true max_iters=1 vocab=260"}
@@ -203,6 +210,167 @@ def test_when_a_model_has_recovered(monkeypatch):
     back = np.zeros(50)
     back[[0, 30]] = 1                                            # it is lost once more
     assert recovery(back) == 31
+
+
+def test_the_interval_of_a_few_seeds(monkeypatch):
+    """Against Student's t as tables have it, and the interval of three numbers by hand."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    from paired import interval, said, t95
+    for freedom, quantile in {1: 12.706, 5: 2.571, 6: 2.447, 7: 2.365, 10: 2.228, 30: 2.042, 1000: 1.962}.items():
+        assert t95(freedom) == pytest.approx(quantile, abs=2e-3)
+    assert interval([1, 2, 3]) == pytest.approx((2, 2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5))
+    assert np.isnan(interval([2.0])[1:]).all() and said([0.5]) == "+0.500" and said([1, 1]) == "+1.000 [+1.000, +1.000]"
+
+
+@torch.no_grad()
+def test_random_halting_takes_as_many_steps(monkeypatch):
+    """What is planned is done; the control deals out the same numbers; the model is left as it was."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    import halting
+    model = awake(load_model("fluidlm"), n_layer=2, n_steps=4).eval()
+    x = tokens((3, 12))
+    before = model(x)[0]
+    model.config.epsilon, model.config.patience, model.config.min_steps = 0.1, 1, 1
+    planned = torch.randint(1, 5, (2, 3, 12), generator=torch.Generator().manual_seed(0))
+    with halting.halting_after(model, planned):
+        report = model.flow(x)[1]
+    assert torch.equal(report[..., 0].isfinite().sum(1), planned)
+    seen = []
+    monkeypatch.setattr(halting, "halting_after", lambda model, steps: seen.append(steps) or contextlib.nullcontext())
+    halting.random_halting(model, x, x, planned, np.random.default_rng(0))
+    dealt = torch.cat(seen, 1)
+    assert not torch.equal(dealt, planned)
+    assert torch.equal(dealt.flatten(1).sort()[0], planned.flatten(1).sort()[0])
+    model.config.epsilon = 0.0
+    assert torch.equal(model(x)[0], before)
+
+
+@torch.no_grad()
+def test_hydra_that_carries_itself(monkeypatch):
+    """One layer whose other terms do nothing: z - s n (z_t - z_{t-1}); and a stream goes on where it stopped."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    import late
+    model = awake(load_model("hydra"))
+    late.carry_itself(model)
+    idx = tokens((2, 20))
+    state = {}
+    stream = torch.cat([model(part, state=state)[0] for part in idx.split(3, 1)], 1)
+    assert (stream - model(idx)[0]).abs().max() < 1e-9
+    still = load_model("hydra").Model(load_model("hydra").Config(n_layer=1, n_embd=32, zeus=False, nu=0.0)).double()
+    z = still.embed(idx, 0)[0]
+    late.carry_itself(still)
+    n = z / (z.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    after = z.clone()
+    after[:, 1:] -= 0.1 * n[:, 1:] * z.diff(dim=1)
+    n = after / (after.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    assert (still(idx)[0] - n @ still.wte.weight.T).abs().max() < 1e-9
+
+
+@torch.no_grad()
+def test_a_pulse_on_a_string(monkeypatch):
+    """It is heard when it has come so far; the field is a sum over what struck; a stream goes on where it stopped."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    import late
+    model = awake(load_model("wavefield"), block_size=64)
+    late.strings(model)
+    idx = tokens((2, 70))
+    state = {}
+    stream = torch.cat([model(part, state=state)[0] for part in idx.split(9, 1)], 1)
+    assert (stream - model(idx)[0]).abs().max() < 1e-9
+    attn = model.blocks[0].attn
+    deposit = torch.randn(1, 30, model.config.n_head, 4, dtype=torch.float64)
+    w = attn.kernel(30)
+    slow = torch.stack([sum(w[:, t - s, None] * deposit[0, s] for s in range(t + 1)) for t in range(30)])
+    assert (attn.read(deposit, {})[0] - slow).abs().max() < 1e-12
+    attn.damp.fill_(-30.0)                                       # no damping
+    attn.omega.fill_(torch.pi / 40)                              # 40 tokens from end to end
+    attn.phi.fill_(float(torch.tensor(0.25).logit()))
+    heard = attn.kernel(64)[0]
+    assert heard.argmax() == 10 and heard[20:25].abs().max() < 0.2 * heard.max()
+    # from the ends it comes upside down: struck at 3/8, over the near end and on to 5/8 it is 1 long
+    assert heard.argmin() == 40
+
+
+@torch.no_grad()
+def test_cells_that_tokens_share(monkeypatch):
+    """With a cell for each token the field is Wave Field's; with fewer the alarm rings, also for the rare pair."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    import leaky
+    text = np.arange(60) % 23
+    for cells in (1.0, 0.9, 0.5):
+        model = awake(load_model("wavefield"), block_size=60)
+        before = model(tokens((1, 30)))[0]
+        weights = [block.attn.proj.weight.clone() for block in model.blocks]
+        leaky.share_cells(model, cells)
+        assert all(block.attn.proj.weight.std() < 2e-3 for block in model.blocks)
+        for block, weight in zip(model.blocks, weights):
+            block.attn.proj.weight.copy_(weight)
+        moved = (model(tokens((1, 30)))[0] - before).abs().max()
+        assert moved < 1e-12 if cells == 1 else moved > 1e-3
+        assert (leaky.leak(model, text)[0] > 1e-6) == (cells < 1)
+
+
+def test_kinds_of_letters(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    import reach
+    kind = reach.kinds("King\n\nA king, kings" + "." * 600 + "kin king")
+    shown = "".join(".lfsno"[k + 1] for k in kind)               # line, first, second, new, occurred
+    assert shown == "fsnn..l.fsoo..fsnnn" + "." * 600 + "fsn.fsnn"
+
+
+@torch.no_grad()
+def test_silent_waves(monkeypatch):
+    """Those that are silent are those with this reach; all of them silent leave nothing of the field."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    import reach
+    model = awake(load_model("wavefield"))
+    attn = model.blocks[0].attn
+    heads, hooks = reach.silence(model, 0, float("inf"))
+    x = torch.randn(1, 5, model.config.n_embd, dtype=torch.float64)
+    assert heads == model.config.n_layer * model.config.n_head and attn(x, {}).abs().max() == 0
+    for hook in hooks:
+        hook.remove()
+    middle = attn.reach().sort()[0].mean().item()
+    heads, hooks = reach.silence(model, middle, float("inf"))
+    written = attn.write(x)[0].abs().amax((0, 1, 3)) > 0         # (H,)
+    assert torch.equal(written, attn.reach() < middle) and 0 < heads < model.config.n_layer * model.config.n_head
+
+
+@torch.no_grad()
+def test_what_is_measured_of_the_flow(monkeypatch):
+    """Against the same by hand: pairs of tokens one by one, a field that only swells, a field that only turns."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    import flow
+    z = torch.randn(2, 6, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    n = torch.nn.functional.normalize(z, dim=-1)
+    pairs = [(n[b, s] @ n[b, t]).item() for b in range(2) for s in range(6) for t in range(s)]
+    assert flow.cloud(z)[2] == pytest.approx(np.mean(pairs))
+    layer = awake(load_model("hydra")).layers[0]
+    monkeypatch.setattr(flow.hydra, "tangent", lambda f, n: n)   # M = n
+    assert flow.divergence(layer, z.new_ones(1, 32)) == pytest.approx(1, abs=0.1)
+    monkeypatch.undo()
+    assert 0 < flow.divergence(layer, torch.randn(3, 32, dtype=torch.float64)) < 0.5
+
+
+def test_bytes_that_a_state_holds(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    from memory import held
+    whole = torch.zeros(100, dtype=torch.float64)
+    assert held({"a": whole[:10], 0: [whole[50:], torch.zeros(3)]}) == 800 + 12
+
+
+def test_the_slope_of_a_law(monkeypatch):
+    """A table made of a law gives its exponent back, and the best width at each budget."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    import scaling
+    rows = [dict(model="baseline", width=w, minutes=m, seed=seed, parameters=w * w,
+                 val_loss=2 * (w * w) ** -0.1 * m ** (-0.2 if w == 64 else -0.05))
+            for w in (32, 64) for m in (1, 10) for seed in (0, 1)]
+    (x, by_size), (seconds, by_time), best = scaling.curves(rows, "baseline", [32, 64], [1, 10])
+    assert x == [1024, 4096] and seconds == [60, 600] and best == [64, 64] and by_size.shape == by_time.shape == (2, 2)
+    assert scaling.slope(seconds, by_time[0]) == pytest.approx(-0.2)
+    assert scaling.slope([1, 10, 100], [3, 3 * 10**-0.1, 3 * 100**-0.1]) == pytest.approx(-0.1)
+    assert np.isnan(scaling.slope([1], [1]))
 
 
 @torch.no_grad()

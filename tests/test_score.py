@@ -217,6 +217,18 @@ def test_where_a_leak_is():
     assert 1e-6 < nats < 1e-2 and 3 < later <= 6 and earlier == 3
 
 
+def test_a_leak_between_two_neighbours():
+    """A model in which only tokens 10 and 11 share a cell: no edit shows it but the one that begins between them."""
+    class Pair(Seen):
+        def forward(self, idx, targets=None, state=None):
+            logits = super().forward(idx, None, {})[0].double()
+            if idx.shape[1] > 11:
+                logits[:, 10, 5] += 1e-4 * idx[:, 11]
+            return logits, None
+    nats, later, earlier = leak(Pair(block_size=48), np.arange(48) % 13)
+    assert nats > 1e-6 and (later, earlier) == (11, 10)
+
+
 def test_a_leak_of_the_length_alone():
     """No token is read ahead, but how long the text is."""
     class Longer(Seen):

@@ -1,0 +1,21 @@
+"""Names beside the ends of lines, instead of a legend: what several pictures share."""
+import numpy as np
+
+
+def name_ends(ax, ends, gap=0.055, room=0.45):
+    """ends: (x, y, name, colour) of each line, on axes with their final limits in y. The names are pushed apart so that
+    none lies on another; `gap` and `room` are shares of the height and of the width that is added for them."""
+    across, along = ax.transData, ax.transData.inverted()
+    left, right = ax.get_xlim()
+    last = max(x for x, _, _, _ in ends)
+    scale = np.log if ax.get_xscale() == "log" else np.asarray
+    back = np.exp if ax.get_xscale() == "log" else np.asarray
+    ax.set_xlim(left, float(back(scale(last) + room * (scale(last) - scale(left)))))
+    bottom, top = across.transform([(last, y) for y in ax.get_ylim()])[:, 1]
+    height = bottom - (top - bottom)
+    for x, y, name, colour in sorted(ends, key=lambda end: end[1]):
+        at = across.transform((x, y))[1]
+        height = max(at, height + gap * (top - bottom))
+        beside = float(back(scale(last) + 0.05 * (scale(last) - scale(left))))
+        ax.annotate(name, (x, y), xytext=(beside, along.transform((0, height))[1]), color=colour, va="center",
+                    arrowprops=dict(arrowstyle="-", color=colour, lw=0.6))
