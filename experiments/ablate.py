@@ -19,8 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lab import COLOUR, NAMES, chosen, collect, get_data, read_settings, save_picture, short_run
-from paired import interval, said
+from lab import COLOUR, NAMES, chosen, collect, get_data, interval, read_settings, said, save_picture, short_run
 
 from common.settings import guard
 
@@ -134,7 +133,7 @@ def draw(rows, s):
             y += 1
             gaps = [loss[name, term, seed] - loss[name, "", seed] for seed in range(s.seeds)]
             mean, low, high = interval(gaps)
-            print(f"{'':<14} without {term:<26} {said(gaps, 4)}")
+            print(f"{'':<14} without {term:<26} {said(interval(gaps), 4)}")
             ax.barh(y, mean, color=COLOUR[name], alpha=0.8)
             ax.plot((low, high), (y, y), color="black", lw=1.2)
             ax.plot(gaps, [y] * len(gaps), "k.", ms=4)

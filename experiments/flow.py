@@ -31,8 +31,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lab import COLOURS, collect, get_data, read_settings, save_picture, trained
-from paired import interval, said
+from lab import COLOURS, collect, get_data, interval, read_settings, said, save_picture, trained
 
 from common.checkpoint import load_model
 from common.score import evaluate
@@ -144,7 +143,7 @@ def table(rows):
     for kind in ("zeus", "hydra"):
         loss = {(r["variant"], r["seed"]): r["val_loss"] for r in rows}
         gaps = [v - loss[f"{kind}, euler", seed] for (name, seed), v in loss.items() if name == f"{kind}, cayley"]
-        print(f"{kind}: cayley minus euler {said(gaps)} nats")
+        print(f"{kind}: cayley minus euler {said(interval(gaps))} nats")
 
 
 def draw(rows, s):

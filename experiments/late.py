@@ -28,9 +28,8 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from ablate import TERMS
-from lab import COLOURS, chosen, collect, get_data, read_settings, save_picture, short_run
+from lab import COLOURS, chosen, collect, get_data, interval, read_settings, said, save_picture, short_run
 from labels import name_ends
-from paired import interval, said
 
 from common.checkpoint import load_model
 from common.settings import guard
@@ -168,7 +167,8 @@ def draw(rows, s):
             _, whole = difference(rows, name, variant, 1, s.evaluations)
             mean, low, high = np.array([interval(column) for column in gaps.T]).T
             early = np.searchsorted(at, 0.25)
-            print(f"{name + ' ' + variant:<30} {said(gaps[:, early])}, {said(gaps[:, -1])}; {said(whole[:, 0])}")
+            numbers = [said(interval(column)) for column in (gaps[:, early], gaps[:, -1], whole[:, 0])]
+            print(f"{name + ' ' + variant:<30} {numbers[0]}, {numbers[1]}; {numbers[2]}")
             ax.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
             ax.plot(at, mean, "o-", ms=4, color=colour)
             ends.append((1.0, mean[-1], f"{name} {variant}", colour))

@@ -24,9 +24,8 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lab import COLOURS, collect, get_data, read_settings, save_picture, untrained
+from lab import COLOURS, collect, get_data, interval, read_settings, said, save_picture, untrained
 from labels import name_ends
-from paired import said
 
 from common.checkpoint import load_model
 from common.optimizer import make_optimizers
@@ -145,7 +144,8 @@ def draw(rows, s):
                   f"{mean['in_use'][-1]:.3f}   {f'at iteration {rings[0]}' if rings else 'never'}")
             if len({r["seed"] for r in own}) > 1:
                 last = [r for r in own if r["iter"] == iters[-1]]
-                print("             in use minus published", said([r["in_use"] - r["published"] for r in last]))
+                gap = interval([r["in_use"] - r["published"] for r in last])
+                print("             in use minus published", said(gap))
         alarm.axhline(ALARM, color="black", ls=":", lw=1)
         alarm.annotate("train.py warns above this line", (1, ALARM), xytext=(0, 5), textcoords="offset points")
         loss.set(ylabel="nats per token", title="A field that tokens share: solid is published, dashed is in use")

@@ -20,8 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lab import COLOURS, collect, get_data, read_settings, save_picture, trained
-from paired import interval, said
+from lab import COLOURS, collect, get_data, interval, read_settings, said, save_picture, trained
 
 from common.score import token_losses
 from common.settings import UserError, guard
@@ -118,7 +117,7 @@ def draw(rows, s):
             own = [r for r in rows if r["silent"] == silent]
             means = [interval([r["rise"] for r in own if r["kind"] == kind]) for kind in kinds]
             heads = np.mean([r["heads"] for r in own])
-            cells = [said([r["rise"] for r in own if r["kind"] == kind]) for kind in kinds]
+            cells = [said(interval([r["rise"] for r in own if r["kind"] == kind])) for kind in kinds]
             print(f"{silent:<16} ({heads:4.1f} waves)", *(f"{cell:>26}" for cell in cells))
             x = np.arange(len(kinds)) + 0.25 * (i - 1)
             ax.bar(x, [mean for mean, _, _ in means], 0.23, color=colour, alpha=0.8)

@@ -162,9 +162,10 @@ tokens with 64 to 128.
 
 {chr(10).join(streams.table(data.table("choices")))}
 
-A position code is what breaks a stream, in Wave Field and in FluidLM: the model never saw those positions. So it is off.
-Sinkhorn's pressure loses a little, as a key cannot know how much more it will be asked. Attention that has barely learned
-to use a window of 256 is a little better with less of it, but gets no worse further down. Everything else stands still.
+A position code is what breaks a stream, in Wave Field and in FluidLM: the model never saw those positions. So it is
+off. Sinkhorn's pressure loses a little, as a key cannot know how much more it will be asked. Attention that has barely
+learned to use a window of 256 is a little better with less of it, but gets no worse further down. Everything else
+stands still.
 
 ## Every token mixer is a filter
 

@@ -22,9 +22,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lab import COLOUR, NAMES, chosen, collect, entrant, get_data, read_settings, save_picture, trained
+from lab import COLOUR, NAMES, chosen, collect, entrant, get_data, interval, read_settings, said, save_picture, trained
 from labels import name_ends
-from paired import said
 
 from common.settings import UserError, convert, guard
 from train import Train
@@ -117,8 +116,8 @@ def draw(rows, s, names, widths, budgets):
             print(f"slope of log loss against log {what}; minus that of the baseline")
             for model in names:
                 own, other = slopes[model, i], slopes.get(("baseline", i))
-                gap = said(own - other) if other is not None and model != "baseline" else ""
-                print(f"{model:<14} {said(own):<28} {gap}")
+                gap = said(interval(own - other)) if other is not None and model != "baseline" else ""
+                print(f"{model:<14} {said(interval(own)):<28} {gap}")
         axes[0].set_ylabel("loss of the whole text as a stream (nats per token)")
         save_picture(fig, s.out, "scaling.png")
 

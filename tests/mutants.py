@@ -21,7 +21,8 @@ SECONDS = 300               # a fault may also be noticed by a test that never e
 
 
 def model_tests(name):
-    return f"tests/test_{name}.py tests/test_models.py -k '{name} and not (self_check or portrait_of or overfits or compiled)'"
+    slow = "self_check or portrait_of or overfits or compiled"
+    return f"tests/test_{name}.py tests/test_models.py -k '{name} and not ({slow})'"
 
 
 FITTING = "tests/test_train.py -k 'loop or learning or told or drops or clip or passes or goes_on or finite or seconds'"
@@ -55,7 +56,8 @@ FAULTS["train.py"] = [
     ("clip_gradients(model, train.clip)", "pass", FITTING),
     ("clip_gradients(model, train.clip)", 'clip_gradients(model, "global")', FITTING),
     ("            optimizer.zero_grad()", "            pass", FITTING),
-    ("    autocast, _ = precision(device, train.dtype, train.compile)", '    autocast, _ = precision(device, "float32")', RUNNING),
+    ("    autocast, _ = precision(device, train.dtype, train.compile)",
+     '    autocast, _ = precision(device, "float32")', RUNNING),
     ("rng = np.random.default_rng((seed, step))", "rng = np.random.default_rng(seed)",
      "tests/test_train.py -k batches"),
     ("return window[..., :-1], window[..., 1:]", "return window[..., :-1], window[..., :-1]",
@@ -171,7 +173,8 @@ FAULTS["common/machine.py"] = [
     ("and not has_bfloat16(device):", ":", "tests/test_train.py -k precision"),
     ("or dtype == \"auto\" and not", "or dtype == \"auto\" or not", "tests/test_train.py -k precision"),
     ("        if func is F.linear:", "        if False:", "tests/test_train.py -k bfloat16"),
-    ("func(*halves, **(kwargs or {})).to(x.dtype)", "func(*halves, **(kwargs or {}))", "tests/test_train.py -k bfloat16"),
+    ("func(*halves, **(kwargs or {})).to(x.dtype)", "func(*halves, **(kwargs or {}))",
+     "tests/test_train.py -k bfloat16"),
     ("    if shortest < T + 2:", "    if False:", "tests/extra/test_settings.py"),
     ("lambda number, frame: caught.append(number)", "lambda number, frame: None", RUNS),
     ("            signal.signal(s, handler)", "            pass", RUNS),

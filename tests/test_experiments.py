@@ -212,16 +212,6 @@ def test_when_a_model_has_recovered(monkeypatch):
     assert recovery(back) == 31
 
 
-def test_the_interval_of_a_few_seeds(monkeypatch):
-    """Against Student's t as tables have it, and the interval of three numbers by hand."""
-    monkeypatch.syspath_prepend(ROOT / "experiments")
-    from paired import interval, said, t95
-    for freedom, quantile in {1: 12.706, 5: 2.571, 6: 2.447, 7: 2.365, 10: 2.228, 30: 2.042, 1000: 1.962}.items():
-        assert t95(freedom) == pytest.approx(quantile, abs=2e-3)
-    assert interval([1, 2, 3]) == pytest.approx((2, 2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5))
-    assert np.isnan(interval([2.0])[1:]).all() and said([0.5]) == "+0.500" and said([1, 1]) == "+1.000 [+1.000, +1.000]"
-
-
 @torch.no_grad()
 def test_random_halting_takes_as_many_steps(monkeypatch):
     """What is planned is done; the control deals out the same numbers; the model is left as it was."""

@@ -12,7 +12,7 @@ import time
 
 import pytest
 import torch
-from helpers import ONE_THREAD, TINY, TWO_PROCESSES, after, losses, steps, written
+from helpers import ONE_THREAD, TINY, after, losses, steps, written
 
 import train
 from common.checkpoint import ROOT, load_checkpoint, load_model
