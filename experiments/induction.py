@@ -26,6 +26,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lab import COLOURS, collect, paired, read_settings, said, save_picture
+from labels import name_ends
 
 from common.checkpoint import load_model
 from common.optimizer import make_optimizers
@@ -236,14 +237,7 @@ def draw(rows, maps, s):
         gammas = sorted({r["gamma"] for r in rows if r["gamma"] and pick([r], **where | {"gamma": r["gamma"]})})
         loss = [np.mean(list(pick(rows, gamma=g, **where).values())) for g in gammas]
         ax.plot(gammas, loss, style, color=colour, ms=4)
-        return loss[-1], gammas[-1], label, colour
-
-    def name_ends(ax, ends):                                     # names beside the ends of the lines, pushed apart
-        low, high = ax.get_ylim()
-        y = low - 9
-        for value, gamma, label, colour in sorted(ends):
-            y = max(value, y + 0.06 * (high - low))
-            ax.annotate(label, (1.25 * gamma, y), color=colour, va="center")
+        return gammas[-1], loss[-1], label, colour
 
     ends = []
     for n, colour in zip(depths, COLOURS):
@@ -253,15 +247,14 @@ def draw(rows, maps, s):
         curves.axvline(best["True"][0][n][0], ymax=0.05, color=colour, lw=3)
     curves.set(title="the shear by depth (dotted: gamma = 0;\nbars below: the best gamma)")
     names = {"qk": "queries and keys", "k": "keys only", "q": "queries only"}
-    name_ends(curves, ends)
-    ends = [line(parts, name, colour, layers=1, shear=shear) for (shear, name), colour in zip(names.items(), COLOURS)]
+    sheared = [line(parts, name, colour, layers=1, shear=shear) for (shear, name), colour in zip(names.items(), COLOURS)]
     loud = [np.mean(list(pick(rows, layers=1, gamma=0.0, louder=loudness(g)).values())) for g in LOUD]
     parts.plot(LOUD, loud, "s--", color="#777777", ms=4)
-    name_ends(parts, [*ends, (loud[-1], LOUD[-1], "no shear, as loud", "#777777")])
+    sheared.append((LOUD[-1], loud[-1], "no shear, as loud", "#777777"))
     parts.set(title="one layer: what is sheared")
-    for a in (curves, parts):
-        low, high = a.get_xlim()
-        a.set(xscale="log", xlabel="gamma", ylabel="loss of recall (nats)", xlim=(max(low, 0.1), 12 * high))
+    for a, named in ((curves, ends), (parts, sheared)):
+        a.set(xscale="log", xlabel="gamma", ylabel="loss of recall (nats)")
+        name_ends(a, named, room=0.6)
         a.set_xticks([0.125, 0.25, 0.5, 1, 2, 4, 8], "1/8 1/4 1/2 1 2 4 8".split())
         a.minorticks_off()
 

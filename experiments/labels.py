@@ -12,10 +12,14 @@ def name_ends(ax, ends, gap=0.055, room=0.45):
     back = np.exp if ax.get_xscale() == "log" else np.asarray
     ax.set_xlim(left, float(back(scale(last) + room * (scale(last) - scale(left)))))
     bottom, top = across.transform([(last, y) for y in ax.get_ylim()])[:, 1]
-    height = bottom - (top - bottom)
-    for x, y, name, colour in sorted(ends, key=lambda end: end[1]):
-        at = across.transform((x, y))[1]
-        height = max(at, height + gap * (top - bottom))
+    step = gap * (top - bottom)
+    ends = sorted(ends, key=lambda end: end[1])
+    heights = [across.transform((x, y))[1] for x, y, _, _ in ends]
+    for i in range(1, len(ends)):                       # apart, upwards
+        heights[i] = max(heights[i], heights[i - 1] + step)
+    for i in reversed(range(len(ends))):                # and down again where the axes end
+        heights[i] = min(heights[i], top - step * (len(ends) - 1 - i))
+    for (x, y, name, colour), height in zip(ends, heights):
         beside = float(back(scale(last) + 0.05 * (scale(last) - scale(left))))
         ax.annotate(name, (x, y), xytext=(beside, along.transform((0, height))[1]), color=colour, va="center",
                     arrowprops=dict(arrowstyle="-", color=colour, lw=0.6))

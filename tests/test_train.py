@@ -194,17 +194,16 @@ def test_only_linear_is_in_bfloat16_on_a_cpu():
 
 @pytest.mark.parametrize("name", models())
 def test_bfloat16_learns_like_float32(name):
-    """The same batches: losses after 40 iterations differ by less than what another seed of batches does."""
+    """The same batches: losses after 25 iterations are the same but for rounding."""
     data = np.frombuffer(b"A wave is a field that moves; a token is a field that waits. " * 40, np.uint8)
     module, end = load_model(name), {}
-    for dtype, seed in (("float32", 1), ("bfloat16", 1), ("float32", 2)):
-        recipe = T.Train(max_iters=40, batch_size=8, seed=seed, dtype=dtype)
+    for dtype in ("float32", "bfloat16"):
+        recipe = T.Train(max_iters=25, batch_size=4, dtype=dtype)
         torch.manual_seed(0)
         model = module.Model(module.Config(vocab_size=128, block_size=32, n_layer=1, n_embd=32))
         seen = [loss for loss, _ in T.fit(model, data, recipe, T.Progress())]
-        end[dtype, seed] = np.mean(seen[-10:])
-    exact = end["float32", 1]
-    assert 0 < abs(end["bfloat16", 1] - exact) < 0.03 and exact < 0.8 * np.log(128)
+        end[dtype] = np.mean(seen[-5:])
+    assert 0 < abs(end["bfloat16"] - end["float32"]) < 0.03 and end["float32"] < 0.85 * np.log(128)
 
 
 def test_generate_is_greedy_and_truncates():
