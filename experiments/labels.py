@@ -18,7 +18,7 @@ def name_ends(ax, ends, gap=0.055, room=0.45):
     for i in range(1, len(ends)):                       # apart, upwards
         heights[i] = max(heights[i], heights[i - 1] + step)
     for i in reversed(range(len(ends))):                # and down again where the axes end
-        heights[i] = min(heights[i], top - step * (len(ends) - 1 - i))
+        heights[i] = min(heights[i], top - step * (len(ends) - 0.5 - i))
     for (x, y, name, colour), height in zip(ends, heights):
         beside = float(back(scale(last) + 0.05 * (scale(last) - scale(left))))
         ax.annotate(name, (x, y), xytext=(beside, along.transform((0, height))[1]), color=colour, va="center",
