@@ -247,7 +247,9 @@ def draw(rows, maps, s):
         curves.axvline(best["True"][0][n][0], ymax=0.05, color=colour, lw=3)
     curves.set(title="the shear by depth (dotted: gamma = 0;\nbars below: the best gamma)")
     names = {"qk": "queries and keys", "k": "keys only", "q": "queries only"}
-    sheared = [line(parts, name, colour, layers=1, shear=shear) for (shear, name), colour in zip(names.items(), COLOURS)]
+    sheared = []
+    for (shear, name), colour in zip(names.items(), COLOURS):
+        sheared.append(line(parts, name, colour, layers=1, shear=shear))
     loud = [np.mean(list(pick(rows, layers=1, gamma=0.0, louder=loudness(g)).values())) for g in LOUD]
     parts.plot(LOUD, loud, "s--", color="#777777", ms=4)
     sheared.append((LOUD[-1], loud[-1], "no shear, as loud", "#777777"))
