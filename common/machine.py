@@ -55,7 +55,7 @@ def has_bfloat16(device):
     """Does the device multiply matrices faster in bfloat16? A CPU does with AVX512-BF16, AMX or, under Linux, ARM's."""
     if device.type != "cpu":
         return device.type == "cuda"
-    known = torch.cpu.get_capabilities()
+    known = getattr(torch.cpu, "get_capabilities", dict)()                  # an older torch cannot tell
     return bool(known.get("avx512_bf16") or known.get("amx_bf16") or sys.platform == "linux" and known.get("bf16"))
 
 
@@ -66,10 +66,14 @@ class LinearInBfloat16(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is F.linear:
-            x, *weights = args
-            halves = [None if w is None else w.bfloat16() for w in (x, *weights)]
-            return func(*halves, **(kwargs or {})).to(x.dtype)
+            return self.linear(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+    @staticmethod
+    def linear(input, weight, bias=None):
+        if bias is not None:
+            bias = bias.bfloat16()
+        return F.linear(input.bfloat16(), weight.bfloat16(), bias).to(input.dtype)
 
 
 def precision(device, dtype, compiled=False):

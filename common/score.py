@@ -95,6 +95,7 @@ def leak(model, tokens, cuts=8):
     idx = torch.from_numpy(np.asarray(tokens).astype(np.int64))[None, :model.config.block_size]
     T = idx.shape[1]
     predict = lambda idx: model(idx)[0].log_softmax(-1)
+    moves = lambda a, b: (a - b).nan_to_num().abs().amax(-1)     # a token that is never expected, -inf, may stay so
     try:
         model = copy.deepcopy(model).cpu().double().eval()
         whole = predict(idx)
@@ -108,7 +109,7 @@ def leak(model, tokens, cuts=8):
         edited = idx.clone()
         edited[:, t:] = (idx[:, t:] + torch.arange(1, T - t + 1)) % V
         for other in (edited, idx[:, :t]):
-            moved = (predict(other)[0, :t] - whole[0, :t]).abs().amax(-1)               # (t,)
+            moved = moves(predict(other)[0, :t], whole[0, :t])   # (t,)
             if moved.max() > worst[0]:
                 worst = (moved.max().item(), t, int(moved.argmax()))
     if T < 2:
@@ -118,7 +119,7 @@ def leak(model, tokens, cuts=8):
     before = predict(start)
     for t in s[1:, None].split(max(1, 2**21 // (len(s) * V))):                          # (places, 1)
         edited = torch.where(s < t, start, (start + s - t + 1) % V)                     # (places, T)
-        moved = (predict(edited) - before).abs().amax(-1) * (s < t)
+        moved = moves(predict(edited), before) * (s < t)
         if moved.max() > worst[0]:
             place, token = np.unravel_index(int(moved.argmax()), moved.shape)
             worst = (moved.max().item(), int(t[place]), int(token))

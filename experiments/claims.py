@@ -100,7 +100,7 @@ def claim_single_layer(data):
     of = lambda gamma, key: data.circuit(key, layers=1, gamma=gamma, short=False)
     gap = [100 * v for v in paired(of(1.0, "accuracy"), of(0.0, "accuracy"))]
     more = f"accuracy {mean(of(1.0, 'accuracy')):.0%} and {mean(of(0.0, 'accuracy')):.0%}; gamma = "
-    return verdict(gap[1] > 25, gap[2] < 5), says(gap, 0) + " points", more + cost(of, 1.0, 0.0)
+    return verdict(gap[1] > 25, gap[2] < 5), says(gap, 0) + " points of accuracy", more + cost(of, 1.0, 0.0)
 
 
 def claim_keys_and_queries(data):
@@ -113,7 +113,8 @@ def claim_keys_and_queries(data):
     runs = {shear: [data.circuit(layers=1, shear=shear, gamma=g) for g in gammas] for shear in ("qk", "k", "q")}
     best = {shear: min(found, key=mean) for shear, found in runs.items()}
     gap, queries = paired(best["qk"], best["k"]), paired(best["q"], data.circuit(layers=1, gamma=0.0))
-    return verdict(gap[2] < 0, gap[1] > 0), says(gap) + " nats", f"queries alone against no shear: {says(queries)} nats"
+    more = f"queries alone against no shear: {says(queries)} nats"
+    return verdict(gap[2] < 0, gap[1] > 0), says(gap) + " nats against keys alone", more
 
 
 def claim_depth(data):
@@ -130,14 +131,14 @@ def claim_depth(data):
     last = {seed: most + of(2, "steps")[seed] // 2 for seed, most in of(2, "longest").items()}
     cut = sum(n >= last[seed] for seed, n in of(2, "updates").items())
     more = f"plain models by layers {plain}; {cut} of {len(last)} plain ones were cut off; layers = {cost(of, 1, 2)}"
-    return verdict(gap[1] > -2 and 2 * cut < len(last), gap[2] < -2), says(gap, 0) + " points", more
+    return verdict(gap[1] > -2 and 2 * cut < len(last), gap[2] < -2), says(gap, 0) + " points of accuracy", more
 
 
 def claim_law(data):
     """Momentum: the best gamma is 4.17 N^-0.74 for N layers
     claimed: a scaling law from associative recall
-    how: gamma from 1/8 to 8, one to four layers, the lowest point of a parabola in log gamma; intervals from resampling
-        the seeds
+    how: gamma from 1/8 to 8, one to four layers, a training so short that no loss is near its floor; the best gamma is
+        the lowest point of a parabola in log gamma, fitted for each seed
     rule: holds if the interval of the exponent contains -0.74 but not 0, with and without RMSNorm on queries and keys;
         no if both exclude -0.74
     run: induction"""

@@ -3,7 +3,7 @@ Does momentum give induction to a single layer of attention, which gamma is best
 layer? Small circuits, attention only, 64 channels, 2 heads, learn associative recall: 16 pairs of one vocabulary of
 32 symbols, all trained for the same short time, so that no loss has reached the floor. The published law says that the
 best gamma is 4.17 N^-0.74 for N layers. Here it is the lowest point of a parabola through the loss against log gamma,
-at each depth, with its interval from resampling the seeds; so is the exponent.
+at each depth, with its interval over the seeds; so is the exponent.
 
 Controls. Queries and keys without their RMSNorm, every other gamma: the norm fixes how loud a score can be, which the
 shear changes. Only keys, only queries. No shear, but a score as loud as the shear makes it. And plain models of one and
@@ -25,7 +25,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lab import COLOURS, collect, paired, read_settings, said, save_picture
+from lab import COLOURS, collect, interval, paired, read_settings, said, save_picture
 from labels import name_ends
 
 from common.checkpoint import load_model
@@ -187,28 +187,17 @@ def optimum(gammas, loss):
     return math.exp(lowest)
 
 
-def law(rows, norm="True", draws=300):
-    """-> {layers: (best gamma, low, high)} and the exponent b of best gamma ~ N^b as (b, low, high): from the mean
-    loss over seeds, with 95% intervals from drawing seeds with replacement, the same ones at all depths."""
+def law(rows, norm="True"):
+    """-> {layers: (best gamma, low, high)} and the exponent b of best gamma ~ N^b as (b, low, high). Both are fitted
+    for each seed; the means, that of gamma a geometric one, have 95% intervals by Student's t."""
     depths = sorted({r["layers"] for r in rows if r["norm"] == norm and r["longest"] == 0})
     gammas = sorted({r["gamma"] for r in rows if r["norm"] == norm and r["gamma"] and r["layers"] == depths[-1]})
     found = [[pick(rows, layers=n, gamma=g, norm=norm) for g in gammas] for n in depths]
     seeds = sorted(set.intersection(*(set(values) for line in found for values in line)))
-    loss = np.array([[[values[seed] for seed in seeds] for values in line] for line in found])   # depth, gamma, seed
-
-    def fit(chosen):
-        best = [optimum(gammas, line[:, chosen].mean(1)) for line in loss]
-        slope = np.polyfit(np.log(depths), np.log(best), 1)[0] if len(depths) > 1 else math.nan
-        return [*best, slope]
-
-    rng = np.random.default_rng(0)
-    centre = fit(np.arange(len(seeds)))
-    low = high = [math.nan] * len(centre)
-    if len(seeds) > 1:
-        drawn = [fit(rng.integers(len(seeds), size=len(seeds))) for _ in range(draws)]
-        low, high = np.quantile(drawn, (0.025, 0.975), 0)
-    three = [tuple(float(v) for v in values) for values in zip(centre, low, high)]
-    return dict(zip(depths, three)), three[-1]
+    best = np.log([[optimum(gammas, [values[seed] for values in line]) for seed in seeds] for line in found])
+    by_depth = {n: tuple(float(v) for v in np.exp(interval(line))) for n, line in zip(depths, best)}
+    slopes = np.polyfit(np.log(depths), best, 1)[0] if len(depths) > 1 else [math.nan]
+    return by_depth, interval(slopes)
 
 
 def report(rows, s):

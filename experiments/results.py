@@ -24,7 +24,8 @@ MARK, END = "<!-- claims: python experiments/results.py -->", "<!-- end of claim
 VERDICTS = ("holds", "partly", "no", "untested")
 KEYS = ("claimed", "how", "rule", "run")                # of a claim's docstring, after the title
 CLAIMS = [f for name, f in vars(claims).items() if name.startswith("claim_")]
-OPTIONS = dict(induction="", speed="", memory="", kick="kicks=128 dataset=shakespeare_char")     # others than the text
+# What a command says, if it is not the text alone.
+OPTIONS = dict(induction="seeds=3", speed="", memory="", kick="kicks=128 dataset=shakespeare_char")
 OLDER = ("vocabulary", "speed", "filters", "ablate", "halting", "viscosity")    # measured before the models changed
 
 
@@ -107,6 +108,8 @@ def reaches(data, when):
 def page(data, rows):
     """RESULTS.md."""
     near = influence_numbers(data)
+    choices = data.table("choices")
+    also = "|".join(dict.fromkeys(f"{r['model']} {r['changes']}" for r in choices if r["changes"]))
     holds, partly, no, untested = ([row.verdict for row in rows].count(v) for v in VERDICTS)
     lines = [f"""\
 # Results: what was claimed, and what came out
@@ -156,11 +159,11 @@ which is no fluid, has one too.
 ## Choices that break a stream
 
 The defaults stay good however far a text goes (the table in README.md). Here are other windows and switches, one random
-seed, 90 CPU-seconds (`python experiments/streams.py dataset=shakespeare_char minutes=1.5 out=choices
-also="wavefield position=true|fluidlm position=1|..."`): the loss of tokens with so much past, minus that of the same
-tokens with 64 to 128.
+seed, 90 CPU-seconds: the loss of tokens with so much past, minus that of the same tokens with 64 to 128.
 
-{chr(10).join(streams.table(data.table("choices")))}
+    python experiments/streams.py dataset=shakespeare_char minutes=1.5 out=choices models=baseline also="{also}"
+
+{chr(10).join(streams.table(choices))}
 
 A position code is what breaks a stream, in Wave Field and in FluidLM: the model never saw those positions. So it is
 off. Sinkhorn's pressure loses a little, as a key cannot know how much more it will be asked. Attention that has barely

@@ -14,7 +14,7 @@ What to run when you changed ... (seconds of one core):
     the lessons         20      python -m pytest -q tests/test_lessons.py
     an experiment       10      python -m pytest -q tests/test_experiments.py -k race
     a claim             10      python -m pytest -q tests/test_results.py
-    anything            500     python -m pytest -q -n 2
+    anything            800     python -m pytest -q -n 2
     the tests           1800    python tests/mutants.py
 """
 import ast

@@ -274,7 +274,7 @@ def test_the_best_gamma_and_its_law(induction):
     rows = [dict(layers=n, shear="qk", gamma=g, norm="True", louder=1.0, seed=seed, steps=9, longest=0,
                  loss=2 + np.log(g / (2 * n ** -0.5)) ** 2 + 0.01 * rng.normal())
             for n in (1, 2, 4) for g in gammas for seed in range(5)]
-    best, (exponent, low, high) = induction.law(rows, draws=50)
+    best, (exponent, low, high) = induction.law(rows)
     assert low < exponent < high and exponent == pytest.approx(-0.5, abs=0.05) and high - low < 0.2
     assert best[4][0] == pytest.approx(1, rel=0.05) and best[4][1] <= best[4][0] <= best[4][2]
 

@@ -229,6 +229,23 @@ def test_a_leak_between_two_neighbours():
     assert nats > 1e-6 and (later, earlier) == (11, 10)
 
 
+def test_a_leak_of_a_model_that_rules_tokens_out():
+    """Logits of -inf neither hide a leak nor are one."""
+    class Never(Seen):
+        peeks = False
+
+        def forward(self, idx, targets=None, state=None):
+            logits = super().forward(idx, None, {})[0].double()
+            logits[..., 0] = -math.inf
+            if self.peeks and idx.shape[1] > 6:
+                logits[:, 3, 5] += 1e-4 * idx[:, 6]
+            return logits, None
+    model = Never()
+    assert leak(model, np.arange(8) + 10)[0] == 0
+    model.peeks = True
+    assert leak(model, np.arange(8) + 10)[0] > 1e-6
+
+
 def test_a_leak_of_the_length_alone():
     """No token is read ahead, but how long the text is."""
     class Longer(Seen):

@@ -174,6 +174,8 @@ def test_precision(monkeypatch):
         assert told("cpu", "auto") == "bfloat16" and told("cpu", "float32") == "float32", key
     monkeypatch.setattr(sys, "platform", "darwin")
     assert told("cpu", "auto") == "float32", "Apple's float32 is the faster one"
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert told("cpu", "auto") == "float32", "an older torch"
     assert isinstance(precision(torch.device("cuda"), "auto")[0], torch.autocast)
 
 
@@ -186,8 +188,10 @@ def test_only_linear_is_in_bfloat16_on_a_cpu():
         near = layer(x)
         assert torch.equal(x @ layer.weight.T, x.matmul(layer.weight.T)) and (x @ x.T).dtype == torch.float32
         assert (x @ layer.weight.T + layer.bias - exact).abs().max() < 1e-5, "a product that is no F.linear"
+        assert torch.equal(torch.nn.functional.linear(x, bias=layer.bias, weight=layer.weight), near)
+        alone = torch.nn.functional.linear(input=x, weight=layer.weight)
     near_grad, = torch.autograd.grad(near.square().sum(), x)
-    for a, b in ((near, exact), (near_grad, grad)):
+    for a, b in ((near, exact), (alone, exact - layer.bias), (near_grad, grad)):
         assert a.dtype == torch.float32 and 1e-6 < (a - b).abs().max() / b.abs().max() < 2e-2
     assert torch.equal(layer(x), exact), "and afterwards all is as before"
 

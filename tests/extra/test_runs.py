@@ -20,6 +20,8 @@ from common.files import lock
 from common.pictures import draw
 from common.settings import guard
 
+if not hasattr(os, "fork"):
+    pytest.skip("Windows has neither these signals nor fork", allow_module_level=True)
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
