@@ -369,14 +369,14 @@ def check(what, value, bound):                                   # -> True if va
 
 
 @torch.enable_grad()
-def learn_this_file():                                           # -> Model, losses (200,)
+def learn_this_file():                                           # -> Model, losses (140,)
     """Train a small model on the characters of this file: data to draw, and a check of learning."""
     torch.manual_seed(0)
     data = torch.tensor(np.fromfile(__file__, np.uint8), dtype=torch.int64)
     model = Model(Config(block_size=96, n_embd=64))
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
     losses = []
-    for step in range(200):
+    for step in range(140):
         start = torch.randint(len(data) - 96, (16, 1))
         text = data[start + torch.arange(97)]
         loss = model(text[:, :-1], text[:, 1:])[1]

@@ -584,10 +584,10 @@ def check(what, value, bound):                                   # -> True if va
 def self_check():
     """Print what must be true, measured -> True if all of it is, and a small trained model."""
     torch.manual_seed(0)
-    text = torch.tensor(list(__doc__[:1040].encode())).view(16, 65)
+    text = torch.tensor(list(__doc__[:520].encode())).view(8, 65)
     model = Model(Config(n_layer=2, n_steps=3, n_embd=64))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for step in range(80):
+    for step in range(70):
         loss = model(text[:, :-1], text[:, 1:])[1]
         optimizer.zero_grad()
         loss.backward()
@@ -606,7 +606,7 @@ def self_check():
         stream = [model(part, state=state)[0] for part in idx.split((1, 41, 23), 1)]
         drift = torch.cat(stream, 1) - logits
     error = logits.numpy() - forward_ref(params, idx.numpy(), model.config)
-    ok = [check("16 pieces of the docstring, learned: nats per byte", loss.item(), 1.5),
+    ok = [check("8 pieces of the docstring, learned: nats per byte", loss.item(), 1.5),
           check("torch against NumPy: logits differ by", abs(error).max(), 1e-10),
           check("a stream in chunks against one shot", drift.abs().max(), 1e-9),
           check("later tokens move earlier logits by", ahead.abs().max(), 1e-12),

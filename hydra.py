@@ -497,7 +497,7 @@ def own_text():
 
 
 def small_zeus():
-    """100 batches of this file -> the loss on a quarter of it, and the Zeus that learned it."""
+    """60 batches of this file -> the loss on a quarter of it, and the Zeus that learned it."""
     model = Model(Config(block_size=64))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     windows = own_text().unfold(0, 65, 1)
@@ -505,7 +505,7 @@ def small_zeus():
     def loss(batch):
         return model(batch[:, :-1], batch[:, 1:])[1]
 
-    for _ in range(100):
+    for _ in range(60):
         batch = windows[torch.randint(len(windows), (16,))]
         optimizer.zero_grad()
         loss(batch).backward()
@@ -525,7 +525,7 @@ def self_check():
         laplacian="one_sided"
     )
     loss, model = small_zeus()
-    ok += [check("Zeus, after 100 batches of this file: nats per byte", loss, 3)]
+    ok += [check("Zeus, after 60 batches of this file: nats per byte", loss, 3)]
     ok += check_terms(model.layers[0], F.normalize(model.wte.weight))
     return all(ok), model
 

@@ -91,8 +91,8 @@ def training(name, total):
     return make
 
 
-def whole_steps(B=12, T=64, optimizer="adamw"):
-    """Calls: forward, backward, clipping and optimizer as in training, B texts of T tokens, 4 layers, 128 channels."""
+def whole_steps(B=12, T=64, optimizer="adamw", L=4, C=128):
+    """Calls: forward, backward, clipping and optimizer as in training, B texts of T tokens, L layers, C channels."""
     x, y = torch.randint(65, (2, B, T))
 
     def step(model, optimizers):
@@ -103,20 +103,20 @@ def whole_steps(B=12, T=64, optimizer="adamw"):
             optimizer.zero_grad()
 
     models = {name: load_model(name) for name in NAMES}
-    sizes = dict(vocab_size=65, block_size=T, n_layer=4, n_embd=128)
+    sizes = dict(vocab_size=65, block_size=T, n_layer=L, n_embd=C)
     models = {name: m.Model(m.Config(**sizes)) for name, m in models.items()}
     optimizers = {name: make_optimizers(model, Train(optimizer=optimizer)) for name, model in models.items()}
-    models["gpt"] = GPT(T=T)
+    models["gpt"] = GPT(T=T, L=L, C=C)
     optimizers["gpt"] = [torch.optim.AdamW(models["gpt"].parameters(), lr=1e-3, foreach=False)]        # as nanoGPT
     return {name: partial(step, model, optimizers[name]) for name, model in models.items()}
 
 
 @torch.inference_mode()
-def reading(name, n, longest):
+def reading(name, n, longest, C=256):
     """A call: one token more after a stream of n; a call: the same by reading all n again; the state of the stream."""
     module = load_model(name)
     sizes = dict(n_layer=4, n_steps=4) if name == "fluidlm" else dict(n_layer=6)
-    model, state = module.Model(module.Config(block_size=longest, n_embd=256, **sizes)).eval(), {}
+    model, state = module.Model(module.Config(block_size=longest, n_embd=C, **sizes)).eval(), {}
     idx = torch.randint(256, (1, n))
     model(idx, state=state)
     return lambda: model(idx[:, :1], state=state), lambda: model(idx), state

@@ -40,6 +40,7 @@ class Settings:
     kernel: int = 8192              # tokens in a kernel, at most
     stream: int = 4096              # tokens read before generation is timed, at most
     rounds: int = 3                 # rounds of every comparison
+    small: bool = False             # tiny models, to try the script out
 
 
 FULL = dict(training=4096, kernel=32768, stream=16384, rounds=7)
@@ -78,11 +79,12 @@ def measure(s):                                                  # -> rows of CO
         if (mib := memory.get((fast, B, n))) is not None:
             add("smaller", f"{fast}, against {slow}, batch {B}", n, ms[fast], mib, memory[slow, B, n] / mib, 10)
 
-    for name, step in whole_steps(16, 128, "muon").items():
+    layers, width = (1, 32) if s.small else (4, 128)
+    for name, step in whole_steps(16, 128, "muon", layers, width).items():
         for part, share in zip(("matrix products", "other operators", "between"), shares(step, s.rounds)):
             add("share", f"{name}: {part}", 128, nan, nan, float(share), 0.5 if part[0] == "m" else nan)
 
-    steps, a = whole_steps(), torch.randn(1024, 1024)
+    steps, a = whole_steps(L=layers, C=width), torch.randn(1024, 1024)
     flops = {name: FlopCounterMode(display=False) for name in steps}
     for name, step in steps.items():
         with flops[name]:
@@ -93,8 +95,8 @@ def measure(s):                                                  # -> rows of CO
         add("step", f"{name}, against gpt ({share:.0%} of the rate of sgemm)", 64, ms[name], nan, ms["gpt"] / ms[name],
             1.1 if name in ("momentum", "hydra", "advection_glu") else nan)
 
-    streams = {(name, n): reading(name, n, s.stream) for name in NAMES for n in (16, 256, 512, 1024, 4096, 16384)
-               if n <= s.stream}
+    streams = {(name, n): reading(name, n, s.stream, 2 * width)
+               for name in NAMES for n in (16, 256, 512, 1024, 4096, 16384) if n <= s.stream}
     with torch.inference_mode():
         again = {(name, n, "again"): all_of_it for (name, n), (_, all_of_it, _) in streams.items() if n <= 1024}
         ms = alternate({key: one for key, (one, _, _) in streams.items()} | again, 3 * s.rounds)

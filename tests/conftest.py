@@ -1,4 +1,5 @@
 """What pytest hands to tests: a text, runs of train.py in this process or as a user starts them, and more."""
+import importlib
 import random
 import re
 import subprocess
@@ -6,13 +7,23 @@ import sys
 
 import pytest
 import torch
-from helpers import ONE_THREAD, TINY
+from helpers import FORK, ONE_THREAD, TINY, as_script, forked
 
 import train
 from common.checkpoint import ROOT
 from common.settings import guard
+from sample import generate
 
 torch.set_num_threads(1)            # small tensors: a second thread costs more than it brings
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_samples():
+    """A run of train.py in this process writes 8 tokens after each evaluation, not 160: most of the time of a tiny run.
+    test_train_then_sample has it write them all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "generate", lambda model, ids, tokens: generate(model, ids, 8))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +38,9 @@ def text_file(tmp_path_factory):
 
 def pytest_collection_modifyitems(items):
     """The longest first, so that two processes (-n 2) end together; last those that measure time."""
-    slow = ("test_self_check", "test_commands", "test_thirty_kills")
+    importlib.import_module("torch._dynamo")            # every optimizer's first step does, in every forked process
+    slow = ("test_self_check", "test_commands", "test_thirty_kills", "test_train_then_sample",
+            "test_an_experiment_as_a_script")
     items.sort(key=lambda item: ("quiet" in item.fixturenames, item.originalname not in slow))
 
 
@@ -38,16 +51,22 @@ def quiet():
 
 @pytest.fixture
 def cli(tmp_path):
-    """Run a script of the repo in an empty folder, as a user would: cli("train.py", "model=hydra")."""
-    def run(script, *args, expect=0, **options):
-        command = [sys.executable, ROOT / script, *map(str, args)]
-        done = subprocess.run(command, cwd=tmp_path, env=ONE_THREAD, stdin=subprocess.DEVNULL,
-                              capture_output=True, text=True, timeout=180, **options)
+    """Run a script of the repo in an empty folder, as a user would: cli("train.py", "model=hydra").
+
+    Not by a new Python but by a copy of this one, which has imported torch, if it can; fresh=True: by a new one."""
+    def run(script, *args, fresh=False):
+        words = [*map(str, args)]
+        if FORK and not fresh:
+            process = forked(tmp_path, "cli", as_script, ROOT / script, *words)
+            process.join(180)
+            process.kill()
+            texts = [(tmp_path / f"cli.{stream}").read_text("utf-8") for stream in ("stdout", "stderr")]
+            done = subprocess.CompletedProcess(words, process.exitcode, *texts)
+        else:
+            done = subprocess.run([sys.executable, ROOT / script, *words], cwd=tmp_path, env=ONE_THREAD,
+                                  stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180)
         assert "Traceback" not in done.stderr, done.stderr
-        assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-        if expect == 2:
-            lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-            assert len(lines) == 1, done.stderr
+        assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
     return run
 
@@ -65,8 +84,6 @@ def inside(tmp_path, monkeypatch):
     return run
 
 
-# For tests/extra.
-
 @pytest.fixture(scope="module")
 def no_pictures():
     """They are drawn when everything is saved, and take most of the time of a tiny run."""
@@ -75,6 +92,8 @@ def no_pictures():
         patch.setattr(train, "write_run", lambda *args, **more: None)
         yield
 
+
+# For tests/extra.
 
 @pytest.fixture
 def refused(inside, monkeypatch, capsys):

@@ -1,10 +1,13 @@
 """What several tests share: small models with moved weights, how far apart two results are, small runs."""
 import csv
+import multiprocessing
 import os
 import re
+import runpy
 import shlex
 import sys
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,7 +22,7 @@ TINY = "n_layer=1 n_embd=16 block_size=16 batch_size=4 device=cpu eval_iters=1".
 SMALL = dict(vocab_size=23, block_size=12, n_layer=3, n_embd=32, n_head=2, dropout=0.0)
 LENGTHS = (1, 2, 3, 7, 31, 32, 33, 63, 64, 65, 257)     # of a text: one token, and around 32, 64 and 256
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}      # for the processes that tests start
-TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+FORK = sys.platform == "linux"                          # others may not fork a process that has computed
 
 
 # Models.
@@ -57,6 +60,37 @@ def scan_loop(x, dt, A, B, C, D, h):
         h = (dtt.unsqueeze(1) * A.t()).exp() * h + (dtt * xt).unsqueeze(1) * Bt.unsqueeze(2)
         ys.append((Ct.unsqueeze(2) * h).sum(1) + D * xt)
     return torch.stack(ys, 1), h
+
+
+# Processes.
+
+def forked(folder, name, work, *args):
+    """A process that does the work in a folder and writes <name>.stdout and <name>.stderr there. It has what this one
+    has imported, which takes a process that starts from nothing ten seconds."""
+    files = {stream: Path(folder, f"{name}.{stream}") for stream in ("stdout", "stderr")}
+    for file in files.values():
+        file.write_text("")
+
+    def child():
+        os.chdir(folder)
+        for fd, (stream, file) in enumerate(files.items(), 1):
+            os.dup2(os.open(file, os.O_WRONLY), fd)
+            setattr(sys, stream, open(fd, "w", buffering=1, encoding="utf-8", closefd=False))
+        work(*args)
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    return process
+
+
+def as_script(path, *args):
+    """What `python path args` does, in a process of its own: it imports our files from where it looks for them."""
+    ours = {ROOT / folder for folder in (".", "common", "data", "experiments", "tests")}
+    sys.path[:] = [str(path.parent), *(p for p in sys.path if p and Path(p) not in ours)]
+    for name, module in [*sys.modules.items()]:
+        if name != "__main__" and Path(getattr(module, "__file__", None) or "-").parent in ours:
+            del sys.modules[name]
+    sys.argv = [str(path), *args]
+    runpy.run_path(str(path), run_name="__main__")
 
 
 # Settings, runs and errors.

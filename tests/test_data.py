@@ -2,8 +2,6 @@
 import math
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -194,12 +192,10 @@ def test_pydoc_is_prepared_on_first_use(tmp_path, capsys):
     assert not {p for p in train if len(p) > 80} & set(val)                 # no long paragraph is in both
 
 
-def test_command_line(tmp_path):
+def test_command_line(cli, tmp_path):
     file, out = made_input("tinystories", tmp_path), tmp_path / "out"
-    script = ROOT / "data/tinystories/prepare.py"
-    command = [sys.executable, script, f"input={file}", "any=true", "vocab=300", f"out={out}"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    done = cli("data/tinystories/prepare.py", f"input={file}", "any=true", "vocab=300", f"out={out}")
     data = load_dataset(out)
-    assert done.returncode == 0 and done.stderr == ""
+    assert done.stderr == ""
     assert done.stdout == (f"{out}: {len(data.train):,} tokens to train on, {len(data.val):,} to validate, "
                            "vocabulary 300\n")

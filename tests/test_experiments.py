@@ -15,7 +15,7 @@ from common.checkpoint import COLUMNS, ROOT, load_model
 from common.settings import UserError
 
 TINY = {"induction": "steps=4 longest=4 depth=1 gammas=0,1",
-        "speed": "training=64 kernel=64 stream=64 rounds=0",
+        "speed": "small=true training=64 kernel=64 stream=64 rounds=0",
         "filters": "small=true max_iters=2",
         "flow": "small=true minutes=0.0005 texts=2",
         "late": "small=true minutes=0.0005 evaluations=2 models=hydra",

@@ -296,7 +296,7 @@ def test_halting_is_causal_exact_and_saves_steps(changes):
     edited = torch.cat((idx[:, :13], tokens((2, 32), 2)), 1)
     assert (model(edited)[0] - logits)[:, :13].abs().max() < 1e-12
     assert (model(idx[:, :13])[0] - logits[:, :13]).abs().max() < 1e-12
-    for seed in range(3):
+    for seed in range(2):
         rng, state, parts, seen, at = random.Random(seed), {}, [], [], 0
         while at < 45:
             n = 1 if seed == 0 else min(45 - at, rng.choice((1, 1, 2, 5, 13)))
@@ -338,12 +338,12 @@ def test_steps_that_do_not_halt_change_nothing():
 
 @torch.no_grad()
 def test_state_is_constant_and_does_not_drift():
-    """100,000 tokens in float32: not a byte more than after one, and the pump reads what it reads in float64."""
+    """50,000 tokens in float32: not a byte more than after one, and the pump reads what it reads in float64."""
     torch.manual_seed(0)
     model = m.Model(m.Config(vocab_size=23, n_layer=1, n_steps=2, n_embd=8, d_state=2)).eval()
     for p in model.parameters():
         p.add_(0.3 * torch.randn_like(p))
-    idx = tokens((1, 100_000), 3)
+    idx = tokens((1, 50_000), 3)
 
     def size(state):
         if isinstance(state, dict):
@@ -355,7 +355,7 @@ def test_state_is_constant_and_does_not_drift():
     first = size(state)
     for chunk in idx[:, 1:].split(3333, 1):
         model(chunk, state=state)
-    assert size(state) == first and state["pos"] == 100_000
+    assert size(state) == first and state["pos"] == 50_000
     model.double()(idx, state=exact)
     for k in range(2):
         for key in ("pump_u", "pump_R"):

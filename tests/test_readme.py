@@ -54,7 +54,7 @@ def test_table_of_changes(table):
         assert f"| `{change}` | {gap:+.3f} |" in README, f"{change} {gap:+.3f}"
 
 
-def test_commands(text_file, tmp_path, monkeypatch):
+def test_commands(text_file, tmp_path, monkeypatch, no_pictures):
     """The commands of the README, with tiny numbers, in this process; test_lessons.py runs those of mine.py."""
     found = [words for words in commands((ROOT / "README.md").read_text())
              if words[0] in ("train.py", "sample.py") and "model=mine" not in words]

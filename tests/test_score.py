@@ -133,7 +133,7 @@ def drift(name, monkeypatch, **changes):
     model = module.Model(module.Config(vocab_size=20, block_size=WINDOW, n_layer=2, n_head=2, n_embd=32, **changes)
                          if "n_head" in module.Config.__annotations__ else
                          module.Config(vocab_size=20, block_size=WINDOW, n_layer=2, n_embd=32, **changes))
-    for _ in T.fit(model, text[:20000], T.Train(batch_size=8, max_iters=120, warmup=10), T.Progress()):
+    for _ in T.fit(model, text[:20000], T.Train(batch_size=8, max_iters=90, warmup=10), T.Progress()):
         pass
     torch.set_flush_denormal(False)
     return [row[-1] for row in streams.position_table(model, text[20000:], RANGES, WINDOW)]

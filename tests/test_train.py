@@ -1,23 +1,23 @@
 """train.py and sample.py: settings, the loop by itself, losses that repeat, two processes, sampling."""
 import csv
 import math
+import os
 import platform
 import re
-import subprocess
 import sys
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from helpers import ONE_THREAD, SMALL, TINY, TWO_PROCESSES, Knobs, after, awake, losses, relative, small, steps
+from helpers import FORK, SMALL, TINY, Knobs, after, awake, forked, losses, relative, small, steps
 from torch.overrides import _get_current_function_mode_stack
 
 import train as T
-from common.checkpoint import COLUMNS, ROOT, load_checkpoint, load_model, models
+from common.checkpoint import COLUMNS, load_checkpoint, load_model, models
 from common.machine import LinearInBfloat16, Processes, has_bfloat16, precision, tune_cpu
 from common.optimizer import Muon, clip_gradients, make_optimizers, orthogonal
-from common.settings import UserError, settings
+from common.settings import UserError, guard, settings
 from sample import generate
 
 # Settings.
@@ -378,7 +378,7 @@ def test_a_loss_that_is_not_finite_does_not_reach_the_weights():
 # Whole runs.
 
 def test_train_then_sample(cli, refused, text_file, tmp_path):
-    done = cli("train.py", *TINY, f"dataset={text_file}", "max_iters=20", "eval_interval=10")
+    done = cli("train.py", *TINY, f"dataset={text_file}", "max_iters=20", "eval_interval=10", fresh=True)
     out = tmp_path / "out/momentum"
     names = ".lock best.pt ckpt.pt index.html log.csv loss.png physics.png sample.txt".split()
     assert sorted(p.name for p in out.iterdir()) == names
@@ -387,6 +387,7 @@ def test_train_then_sample(cli, refused, text_file, tmp_path):
     first, last = float(rows[0]["val_loss"]), float(rows[-1]["val_loss"])
     assert last < first and float(rows[-1]["bits_per_byte"]) == pytest.approx(last / math.log(2), rel=1e-4)
     assert "bits per byte" in done.stdout
+    assert [len(text) for text in re.split("--- iteration.*\n", (out / "sample.txt").read_text())] == [0, 162, 162, 162]
     text = cli("sample.py", "prompt=A:", "tokens=50", "seed=3")
     assert text.stdout.startswith("A:") and re.search(r"tokens/s; the state holds [\d,]+ bytes", text.stderr)
     again = cli("sample.py", "ckpt=out/momentum/ckpt.pt", "prompt=A:", "tokens=50", "seed=3")
@@ -402,14 +403,6 @@ def test_a_model_without_a_portrait(inside, text_file, tmp_path, monkeypatch, ca
     assert "look at out/momentum/index.html, out/momentum/loss.png; " in capsys.readouterr().out
 
 
-def test_the_same_seed_gives_the_same_losses(inside, text_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(T, "draw", lambda *args: {})
-    for out, seed in (("a", 1), ("b", 1), ("c", 2)):
-        inside(*TINY, f"dataset={text_file}", "max_iters=10", f"out={out}", f"seed={seed}", "dropout=0.1")
-    a, b, c = (losses(tmp_path / out / "log.csv") for out in "abc")
-    assert a == b and len(a) == 10 and a != c
-
-
 @pytest.fixture
 def bare(inside, monkeypatch):
     """A run of momentum without pictures, page and search for leaks."""
@@ -417,6 +410,13 @@ def bare(inside, monkeypatch):
     monkeypatch.setattr(T, "write_run", lambda *args, **more: None)
     monkeypatch.setattr(T, "leak", lambda *args: (0.0, 0, 0))
     return partial(inside, *TINY)
+
+
+def test_the_same_seed_gives_the_same_losses(bare, text_file, tmp_path):
+    for out, seed in (("a", 1), ("b", 1), ("c", 2)):
+        bare(f"dataset={text_file}", "max_iters=10", f"out={out}", f"seed={seed}", "dropout=0.1")
+    a, b, c = (losses(tmp_path / out / "log.csv") for out in "abc")
+    assert a == b and len(a) == 10 and a != c
 
 
 def logged(folder, column="val_loss"):
@@ -490,28 +490,35 @@ def test_bfloat16_is_in_every_pass(bare, text_file, monkeypatch):
     assert {on for on, _ in seen} == {has_bfloat16(torch.device("cpu"))}, "unless asked for, the CPU decides"
 
 
+def rank(*words):
+    """One of two processes, in a folder of its own."""
+    os.mkdir("rank" + os.environ["RANK"])
+    os.chdir("rank" + os.environ["RANK"])
+    sys.argv = ["train.py", *words]
+    guard(T.main)
+
+
+def launched(*words):
+    """What `torchrun --standalone --nproc_per_node=2` does, but that the ranks are forked and have torch already."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    here = LaunchConfig(1, 1, 2, rdzv_backend="c10d", rdzv_endpoint="localhost:0", start_method="fork", run_id="two")
+    elastic_launch(here, rank)(*words)
+
+
+@pytest.mark.skipif(not FORK, reason="forks a process that has computed")
 def test_two_processes_match_one(inside, text_file, tmp_path):
-    """And only the first writes: each runs in a folder of its own, and that of the second stays empty."""
+    """And only the first writes: the folder of the second stays empty."""
     args = [*TINY, f"dataset={text_file}", "max_iters=20", "grad_accum=2"]
     inside(*args, "out=one")
     args[-3] = f"dataset={next((tmp_path / 'out/data').iterdir())}"
-    script = tmp_path / "ranks.py"
-    script.write_text(f"""
-import os, sys
-sys.path.insert(0, {str(ROOT)!r})
-os.makedirs("rank" + os.environ["RANK"])
-os.chdir("rank" + os.environ["RANK"])
-import train
-from common.settings import guard
-guard(train.main)
-""")
-    done = subprocess.run([*TWO_PROCESSES, script, *args, "out=two"], cwd=tmp_path, env=ONE_THREAD,
-                          capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    job = forked(tmp_path, "two", launched, *args, "out=two")
+    job.join(120)
+    job.kill()
+    assert job.exitcode == 0, (tmp_path / "two.stderr").read_text()
     one, two = (np.array(losses(tmp_path / out / "log.csv"), float) for out in ("one", "rank0/two"))
     assert len(one) == 20 and abs(one - two).max() < 1e-4
     assert (tmp_path / "rank0/two/physics.png").exists() and not list((tmp_path / "rank1").rglob("*"))
-    assert done.stdout.count("20 iterations in") == 1
+    assert (tmp_path / "two.stdout").read_text().count("20 iterations in") == 1
 
 
 def test_a_cpu_is_tuned():

@@ -110,7 +110,7 @@ def test_a_checkpoint_that_may_not_be_read(trained, monkeypatch):
     fails("Permission denied", load_checkpoint, trained)
 
 
-@effort(max_examples=1500, deadline=None)
+@effort(max_examples=500, deadline=None)
 @given(changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=8),
        cut=st.floats(0.5, 1))
 def test_any_bytes_as_checkpoint(trained, changes, cut):

@@ -140,7 +140,7 @@ values = st.recursive(plain, lambda v: st.lists(v, max_size=3) | st.dictionaries
 
 
 @given(names, values)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=800)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
 def test_absurd_meta_gives_a_data_set_or_a_user_error(folder, key, value):
     original = (folder / "meta.json").read_bytes()
 
@@ -161,7 +161,7 @@ def test_absurd_meta_gives_a_data_set_or_a_user_error(folder, key, value):
 
 
 @given(st.one_of(st.binary(max_size=50), values.map(lambda v: json.dumps(v).encode())))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=800)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
 def test_any_bytes_as_meta(folder, data):
     original = (folder / "meta.json").read_bytes()
     (folder / "meta.json").write_bytes(data)

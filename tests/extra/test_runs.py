@@ -1,7 +1,9 @@
 """Nothing that a machine does loses work: kills, interrupts, full disks, closed pipes, a loss that is NaN."""
 import errno
+import functools
 import io
 import os
+import random
 import re
 import signal
 import socket
@@ -12,7 +14,7 @@ import time
 
 import pytest
 import torch
-from helpers import ONE_THREAD, TINY, after, losses, steps, written
+from helpers import FORK, ONE_THREAD, TINY, after, forked, losses, steps, written
 
 import train
 from common.checkpoint import ROOT, load_checkpoint, load_model
@@ -20,9 +22,10 @@ from common.files import lock
 from common.pictures import draw
 from common.settings import guard
 
-if not hasattr(os, "fork"):
-    pytest.skip("Windows has neither these signals nor fork", allow_module_level=True)
+if not hasattr(signal, "SIGHUP"):
+    pytest.skip("Windows has other signals", allow_module_level=True)
 pytestmark = pytest.mark.usefixtures("no_pictures")
+forks = pytest.mark.skipif(not FORK, reason="forks a process that has computed")
 
 
 # Numbers, disks and folders.
@@ -291,69 +294,39 @@ def test_output_that_nobody_takes_saves(number, inside, text_file, monkeypatch):
 
 # Kills.
 
+@forks
 def test_thirty_kills(text_file, tmp_path):
     """One run, killed 30 times and resumed each time, has the losses of a run that was left alone.
 
     Killed in the first step, in the very first save, in a save when the new file is written but not in place,
     and at random moments."""
-    script = tmp_path / "kills.py"
-    script.write_text(f"""
-import os, random, signal, sys, time
-sys.path.insert(0, {str(ROOT)!r})
-import torch
-import torch._dynamo                # the optimizers import it in every child otherwise: seconds
-torch.set_num_threads(1)
-import train
-from common.checkpoint import load_checkpoint
-train.draw = lambda *args: dict()                       # pictures come after the last save
-train.write_run = lambda *args, **more: None
-generate = train.generate
-train.generate = lambda model, ids, tokens: generate(model, ids, 8)
-base = {[*TINY, f"dataset={text_file}", "max_iters=360", "eval_interval=20", "dropout=0.1"]!r}
-def die_at(owner, name, left):
-    real = getattr(owner, name)
-    def function(*args):
-        nonlocal left
-        left -= 1
-        if left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*args)
-    setattr(owner, name, function)
-def child(*words, dies=None):
-    pid = os.fork()
-    if not pid:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.argv = ["train.py", *base, *words]
-        code = 1
-        try:
-            if dies:
-                die_at(*dies)
-            train.main()
-            code = 0
-        finally:
-            os._exit(code)
-    return pid
-assert os.waitpid(child("out=whole"), 0)[1] == 0
-resume, rng, seen = ("out=broken", "resume=true"), random.Random(1), []
-moments = [(os, "replace", 0), (os, "replace", 3)]
-moments += [(train, "clip_gradients", 0), (torch.Tensor, "backward", 0)]
-moments += [(os, "replace", n) for n in (0, 4, 5, 7, 9, 12)] + [(train, "clip_gradients", n) for n in (21, 3)]
-moments += [None] * (30 - len(moments))
-for dies in moments:
-    pid = child(*resume, dies=dies)
-    if not dies:
-        time.sleep(rng.uniform(0.02, 0.2))
-        os.kill(pid, signal.SIGKILL)
-    assert os.waitpid(pid, 0)[1] == signal.SIGKILL, dies
-    there = os.path.exists("broken/ckpt.pt")
-    seen.append(there and load_checkpoint("broken/ckpt.pt")["progress"]["step"])
-assert not seen[1] and seen[2] == seen[3] == 0 and sorted(seen) == seen, seen
-assert os.waitpid(child(*resume), 0)[1] == 0
-print(len(seen))
-""")
-    done = subprocess.run([sys.executable, script], cwd=tmp_path, env=ONE_THREAD,
-                          capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0 and done.stdout.split()[-1] == "30", done.stderr
+    args = ["train.py", *TINY, f"dataset={text_file}", "max_iters=360", "eval_interval=20", "dropout=0.1"]
+
+    def run(dies, *words):
+        sys.argv = [*args, *words]
+        if dies:
+            owner, name, calls = dies
+            setattr(owner, name, after(calls, getattr(owner, name), lambda: os.kill(os.getpid(), signal.SIGKILL)))
+        train.main()
+
+    def ends(*words, dies=None, seconds=None):
+        process = forked(tmp_path, "run", run, dies, *words)
+        process.join(seconds)
+        process.kill()
+        process.join()
+        return process.exitcode
+    assert ends("out=whole") == 0
+    resume, rng, seen = ("out=broken", "resume=true"), random.Random(1), []
+    moments = [(os, "replace", 0), (os, "replace", 3)]
+    moments += [(train, "clip_gradients", 0), (torch.Tensor, "backward", 0)]
+    moments += [(os, "replace", n) for n in (0, 4, 5, 7, 9, 12)] + [(train, "clip_gradients", n) for n in (21, 3)]
+    moments += [None] * (30 - len(moments))
+    for dies in moments:
+        assert ends(*resume, dies=dies, seconds=None if dies else rng.uniform(0.02, 0.2)) == -signal.SIGKILL, dies
+        there = (tmp_path / "broken/ckpt.pt").exists()
+        seen.append(there and steps(tmp_path / "broken/ckpt.pt"))
+    assert not seen[1] and seen[2] == seen[3] == 0 and sorted(seen) == seen, seen
+    assert ends(*resume) == 0
     assert losses(tmp_path / "broken/log.csv") == losses(tmp_path / "whole/log.csv")
     assert (tmp_path / "broken/sample.txt").read_bytes() == (tmp_path / "whole/sample.txt").read_bytes()
     assert not list((tmp_path / "broken").glob(".tmp-*")), "what the kills left is cleared away"
@@ -361,60 +334,47 @@ print(len(seen))
 
 # Several processes.
 
-TWO_RANKS = f"""
-import os, sys, time
-sys.path.insert(0, {str(ROOT)!r})
-import functools, torch, torch._dynamo
-torch.set_num_threads(1)
-import train
-from common.settings import guard
-os.environ.update(TORCHELASTIC_RUN_ID="one", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=sys.argv.pop(1))
-os.environ.update(RANK="0", LOCAL_RANK="0")
-second = os.fork()
-if not second:
-    os.environ.update(RANK="1", LOCAL_RANK="1")
-"""
-
-
-def two_ranks(tmp_path, text_file, last, *words):
-    """Two processes of one run, forked from one that has imported everything, instead of two by torchrun, which
-    import torch thrice; test_two_processes_match_one starts them as a user does. `last` is what each does then."""
-    script = tmp_path / "ranks.py"
-    script.write_text(TWO_RANKS + last)
+@pytest.fixture
+def two_ranks(text_file, tmp_path):
+    """Two processes of one run, forked from this one instead of started by torchrun, which imports torch thrice;
+    test_two_processes_match_one starts them as a user does."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    return subprocess.Popen([sys.executable, script, str(port), *TINY, f"dataset={text_file}", *words], cwd=tmp_path,
-                            env=ONE_THREAD, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    args = ["train.py", *TINY, f"dataset={text_file}"]
+
+    def run(rank, *words):
+        os.environ.update(TORCHELASTIC_RUN_ID="one", WORLD_SIZE="2", RANK=rank, LOCAL_RANK=rank)
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        sys.argv = [*args, *words]
+        guard(train.main)
+    ranks = []
+    yield lambda *words: ranks.extend(forked(tmp_path, f"rank{n}", run, str(n), *words) for n in range(2)) or ranks
+    for rank in ranks:
+        rank.kill()
 
 
-def test_two_processes_agree_that_the_time_is_over(text_file, tmp_path):
+@forks
+def test_two_processes_agree_that_the_time_is_over(two_ranks, tmp_path, monkeypatch):
     """The clock of the second runs twice as fast: when its minutes are over, the run is complete for both."""
-    job = two_ranks(tmp_path, text_file, """
-speed = 1 + int(os.environ["RANK"])
-train.draw = lambda *args: dict()
-train.fit = functools.partial(train.fit, clock=lambda: speed * time.perf_counter())
-guard(train.main)
-""", "minutes=0.02")
-    out, err = job.communicate(timeout=120)
-    assert job.returncode == 0, err
+    clock = lambda: (1 + int(os.environ["RANK"])) * time.perf_counter()
+    monkeypatch.setattr(train, "fit", functools.partial(train.fit, clock=clock))
+    for rank in two_ranks("minutes=0.02"):
+        rank.join(120)
+        assert rank.exitcode == 0
+    out = (tmp_path / "rank0.stdout").read_text()
     assert "the validation text as a stream" in out and "stopped and saved" not in out, out
 
 
-def test_a_process_that_dies_ends_the_job(text_file, tmp_path):
-    job = two_ranks(tmp_path, text_file, """
-if second:
-    print("the second is", second, flush=True)
-guard(train.main)
-""", "max_iters=100000")
-    for line in job.stdout:
-        if line.startswith("the second is"):
-            second = int(line.split()[-1])
-        if line.startswith("iteration"):
-            break
+@forks
+def test_a_process_that_dies_ends_the_job(two_ranks, tmp_path):
+    first, second = two_ranks("max_iters=100000")
+    while first.is_alive() and "\niteration" not in (tmp_path / "rank0.stdout").read_text():
+        time.sleep(0.1)
     time.sleep(0.2)
-    os.kill(second, signal.SIGKILL)
-    _, err = job.communicate(timeout=60)
-    assert job.returncode == 2, err
+    second.kill()
+    first.join(60)
+    err = (tmp_path / "rank0.stderr").read_text()
+    assert first.exitcode == 2, err
     assert "error: lost a process of the run" in err and "go on with resume=true" in err, err
     load_checkpoint(tmp_path / "out/momentum/ckpt.pt")

@@ -133,7 +133,7 @@ def test_models_are_files(tmp_path, monkeypatch):
     assert models() == ["mine"]
 
 
-@effort(max_examples=3000, deadline=None)
+@effort(max_examples=1000, deadline=None)
 @given(st.lists(st.one_of(st.text(max_size=12), st.builds("{}={}".format, st.sampled_from(
     ["n_embd", "lr", "flag", "kind", "name", "--lr", "n_emb"]), st.text(max_size=8))), max_size=4))
 def test_any_words_as_settings(words):
