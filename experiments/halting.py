@@ -136,13 +136,12 @@ def evaluate(model, x, y, epsilon):
     return torch.cat(loss).double().numpy(), torch.cat(steps, 1), ms
 
 
-def measure(model, data, s, seed):                               # -> rows, epsilon, its steps, losses of full steps
-    """A row for each epsilon; and what the third panel shows, of the largest that leaves half of the steps."""
+def measure(model, data, s, seed):                               # -> a row for each epsilon
     T, values = model.config.block_size, np.asarray(data.val).astype(np.int64)
     at = np.linspace(0, len(values) - T - 1, s.windows).astype(int)
     window = torch.from_numpy(values[at[:, None] + np.arange(T + 1)])
     x, y, rows, rng = window[:, :-1], window[:, 1:], [], np.random.default_rng(seed)
-    full, shown = evaluate(model, x, y, 0.0)[0], (0.0, None)
+    full = evaluate(model, x, y, 0.0)[0]
     print("epsilon  steps  loss    ms/token  rank correlation, 95%      other tokens: loss, rise, 95%")
     for epsilon in sorted({0.0, *(convert("epsilons", e, float) for e in s.epsilons.split(","))}):
         loss, by_layer, ms = evaluate(model, x, y, epsilon)
@@ -150,58 +149,50 @@ def measure(model, data, s, seed):                               # -> rows, epsi
         other = random_halting(model, x, y, by_layer, rng)
         gain = mean_of_windows(other - loss, s.draws, rng)
         r = spearman(steps, full, s.draws, rng) if np.ptp(steps) else [float("nan")] * 3
-        if shown[1] is None or np.ptp(steps) and 0.5 * model.config.n_steps < steps.mean():
-            shown = epsilon, steps
         c, mean = model.config, float(steps.mean())
         rows.append([epsilon, c.n_layer, c.n_steps, mean, mean / c.n_steps, float(loss.mean()),
                      float(loss.mean() - full.mean()), ms, *map(float, r), loss.size, float(other.mean()),
                      *map(float, gain), seed])
         print(f"{epsilon:7g} {mean:6.2f} {loss.mean():6.4f} {ms:8.2f} {r[0]:9.3f} [{r[1]:6.3f}, {r[2]:6.3f}] "
               f"{other.mean():12.4f} {gain[0]:+.4f} [{gain[1]:+.4f}, {gain[2]:+.4f}]", flush=True)
-    return rows, *shown, full
+    return rows
 
 
-def draw(rows, epsilon, steps, loss):
+def draw(rows, s):
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
-    fig = Figure(figsize=(13, 4.4), layout="constrained")
-    cost, follows, levels = fig.subplots(1, 3)
-    rows = [dict(zip(COLUMNS, row)) for row in rows]
-    eps = sorted({row["epsilon"] for row in rows})
-    mean = lambda key: np.array([np.mean([row[key] for row in rows if row["epsilon"] == e]) for e in eps])
-    at, calm, other = mean("mean_steps"), mean("val_loss"), mean("random_loss")
-    cost.plot(at, other, "o--", color=COLOURS[6])
-    cost.plot(at, calm, "o-", color=COLOURS[0])
-    half = np.abs(at - 0.6 * at[0]).argmin()
-    cost.annotate("as many steps,\nother tokens", (at[half], other[half]), xytext=(8, 4), textcoords="offset points",
-                  color=COLOURS[6])
-    cost.annotate("calm tokens halt", (at[half], calm[half]), xytext=(-6, -10), textcoords="offset points", ha="right",
-                  color=COLOURS[0])
-    shown, apart = [], 0.1 * (at[0] - at[-1]) or 1.0
-    for e, x, value in zip(eps, at, calm):
-        if all(abs(x - other) > apart for other in shown):       # no label on top of another
-            shown.append(x)
-            cost.annotate(f"{e:g}", (x, value), textcoords="offset points", xytext=(4, 5), fontsize=8)
-    cost.set(title="What halting saves and costs (labels: epsilon)", xlabel="mean Euler steps of a token in a layer",
-             ylabel="validation loss (nats per token)")
-    follows.plot(eps, mean("correlation"), color=COLOURS[1])
-    for row in rows:
-        follows.plot((row["epsilon"],) * 2, (row["low"], row["high"]), color=COLOURS[1], alpha=0.6)
-        follows.plot(row["epsilon"], row["correlation"], "o", color=COLOURS[1])
-    follows.axhline(0, color="black", lw=0.8)
-    follows.set(title="Do hard tokens compute longer?", xlabel="epsilon",
-                ylabel="rank correlation of steps and loss, 95%")
-    x, count = np.unique(steps, return_counts=True)
-    x = x[count >= 20] if (count >= 20).any() else x
-    y, error = zip(*((v.mean(), 1.96 * v.std() / len(v) ** 0.5) for v in (loss[steps == n] for n in x)))
-    levels.errorbar(x, y, error, fmt="o-", color=COLOURS[2], capsize=3)
-    levels.set(title=f"Tokens by their steps, epsilon = {epsilon:g}", xlabel="Euler steps, mean of the layers",
-               ylabel="mean loss of the full computation")
-    return fig
+    with rc_context({"font.size": 13}):
+        cost, follows = (fig := Figure(figsize=(12, 5), layout="constrained")).subplots(1, 2)
+        eps = sorted({row["epsilon"] for row in rows})
+        mean = lambda key: np.array([np.mean([row[key] for row in rows if row["epsilon"] == e]) for e in eps])
+        at, calm, other = mean("mean_steps"), mean("val_loss"), mean("random_loss")
+        cost.plot(at, other, "o--", color=COLOURS[6])
+        cost.plot(at, calm, "o-", color=COLOURS[0])
+        cost.text(0.97, 0.93, "other tokens halt, as many steps", color=COLOURS[6], ha="right",
+                  transform=cost.transAxes)
+        cost.text(0.97, 0.85, "calm tokens halt (numbers: epsilon)", color=COLOURS[0], ha="right",
+                  transform=cost.transAxes)
+        shown, apart = [], 0.1 * (at[0] - at[-1]) or 1.0
+        for e, x, value in zip(eps, at, calm):
+            if all(abs(x - other) > apart for other in shown):   # no label on top of another
+                shown.append(x)
+                cost.annotate(f"{e:g}", (x, value), xytext=(-4, -16), textcoords="offset points", color=COLOURS[0])
+        cost.set(title="What halting saves and costs", xlabel="mean Euler steps of a token in a layer",
+                 ylabel="validation loss (nats per token)")
+        cost.margins(y=0.15)
+        follows.plot(eps, mean("correlation"), color=COLOURS[1])
+        for row in rows:
+            follows.plot((row["epsilon"],) * 2, (row["low"], row["high"]), color=COLOURS[1], alpha=0.6)
+            follows.plot(row["epsilon"], row["correlation"], "o", color=COLOURS[1])
+        follows.axhline(0, color="black", lw=0.8)
+        follows.set(title="Do hard tokens compute longer?", xlabel="epsilon",
+                    ylabel="rank correlation of steps and loss")
+        save_picture(fig, s.out, "halting.png")
 
 
 def main():
     s = read_settings(Settings, dict(seeds=3, minutes=4.0, windows=128))
-    rows, shown = [], None
+    rows = []
     for seed in range(1 if s.ckpt else s.seeds):
         if s.ckpt:
             ckpt = load_checkpoint(s.ckpt)
@@ -213,11 +204,9 @@ def main():
             length = dict(max_iters=1) if s.small else dict(minutes=s.minutes)
             changes = dict(n_layer=s.n_layer, n_steps=s.n_steps)
             model, data, _ = trained("fluidlm", s.dataset, changes, s.small, seed=seed, **length)
-        more, *panel = measure(model, data, s, seed)
-        rows += more
-        shown = shown or panel
+        rows += measure(model, data, s, seed)
         write_csv(Path(s.out, "halting.csv"), COLUMNS, rows)
-    save_picture(draw(rows, *shown), s.out, "halting.png")
+    draw([dict(zip(COLUMNS, row)) for row in rows], s)
 
 
 if __name__ == "__main__":

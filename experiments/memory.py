@@ -73,7 +73,7 @@ def work(name, length, small):
 def draw(rows, s):
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullLocator
+    from matplotlib.ticker import NullLocator
     with rc_context({"font.size": 13}):
         ax = Figure(figsize=(9, 6), layout="constrained").subplots()
         print(f"{'model':<16} KiB after the first and the last tokens, and kept alive by it")
@@ -88,12 +88,12 @@ def draw(rows, s):
             ends.append((last["tokens"], last["bytes"] / 1024, f"{name} {last['bytes'] / 1024:,.0f} KiB", colour))
         ax.set(xscale="log", yscale="log", xlabel="tokens read", ylabel="KiB of state",
                title="What is carried along a stream")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter("{x:,g}")
-        ax.xaxis.set_minor_locator(NullLocator())
         ax.yaxis.set_major_formatter("{x:,g}")
         ax.grid(alpha=0.3)
-        name_ends(ax, ends)
+        name_ends(ax, ends, room=0.55)
+        ax.set_xticks([10 ** k for k in range(2, 7) if rows[0]["tokens"] < 10 ** k <= last["tokens"]])
+        ax.xaxis.set_minor_locator(NullLocator())
         save_picture(ax.figure, s.out, "memory.png")
 
 

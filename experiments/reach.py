@@ -132,8 +132,9 @@ def draw(rows, s):
             labels.append(kind.replace(" of", "\nof").replace(", ", ",\n") + f"\n({loss:.2f} nats)")
         ax.set(xticks=range(len(kinds)), xticklabels=labels, ylabel="rise of the loss (nats)",
                title="What is lost when waves of one reach are silent")
-        ax.margins(y=0.3)
-        ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
+        ax.margins(y=0.1)
+        bottom, top = ax.get_ylim()
+        ax.set_ylim(min(0, bottom), top + 0.35 * (top - bottom))     # room for the names
         save_picture(ax.figure, s.out, "reach.png")
 
 

@@ -108,18 +108,48 @@ def test_claims_of_spelling(results, tmp_path):
 def test_claims_of_tables_that_come_later(results, tmp_path):
     """Ranks of the cloud of tokens, exponents of scaling, silent waves: their columns are read as they are written."""
     import lab
+    import reach
     for sign, expected in ((1, "holds"), (-1, "no")):
         lab.write_csv(tmp_path / "flow.csv", ["variant", "seed", "layer", "term", "rank_before", "rank"],
                       [["zeus", seed, l, "pressure", 9.0, 9 + sign + 0.1 * seed] for seed in range(3) for l in (0, 1)])
-        slope = {"hydra": -0.1 - 0.02 * sign, "wavefield": -0.1 - 0.02 * sign, "baseline": -0.1, "without Zeus": -0.1}
+        slope = {"hydra": -0.1 - 0.02 * sign, "wavefield": -0.1 - 0.02 * sign, "baseline": -0.1, "no_zeus": -0.1}
         lab.write_csv(tmp_path / "scaling.csv", ["model", "minutes", "seed", "parameters", "val_loss"],
                       [[model, minutes, seed, size, 3 * size ** (slope[model] + 0.001 * seed * (model == "hydra"))]
                        for model in slope for minutes in (1, 3) for seed in range(3) for size in (100.0, 1000.0)])
         rise = {"occurred": 0.1 + 0.05 * sign, "is new": 0.1}
         lab.write_csv(tmp_path / "reach.csv", ["seed", "silent", "kind", "rise"],
-                      [[seed, "long, above 32", f"rest, word {kind}", rise[kind] * (1 + 0.01 * seed)]
-                       for seed in range(3) for kind in rise])
+                      [[seed, silent, f"rest, word {kind}", rise[kind] * (1 + 0.01 * seed)]
+                       for seed in range(3) for kind in rise for silent in reach.GROUPS])
+        columns = "epsilon seed loss_paid correlation gain share_of_steps".split()
+        lab.write_csv(tmp_path / "halting.csv", columns,
+                      [[e, seed, e / 10, sign * r + 0.01 * seed, 0.1 * seed, 1 - e]
+                       for e, r in ((0.1, -1), (0.4, 1), (0.6, -1)) for seed in range(3)])
         found = verdicts(results, tmp_path)
         for name in ("pressure raises the entropy of the tokens", "the gap to a transformer closes with capacity",
-                     "the Lorentz-like force scales better", "heads take roles, from the letter to the passage"):
+                     "the Lorentz-like force scales better", "heads take roles, from the letter to the passage",
+                     "computes longer where it is hard"):
             assert found[name] == expected, name
+
+
+def test_claims_of_a_run_and_of_leaks(results, tmp_path):
+    """Ahead after a quarter and behind at the end, or the other way round; better in use, or worse."""
+    import lab
+    import late
+    for sign, expected in ((1, "holds"), (-1, "no")):
+        rows = []
+        for model, variant, turn in (("hydra", "nu=0", -1), ("hydra", "u . grad u", 1), ("wavefield", "string", 1),
+                                     ("advection_glu", "field=slope", 1)):
+            for seed, share, shown in itertools.product(range(3), (0.0, 0.25, 1.0), (variant, "")):
+                gap = 0.1 * sign * turn * (1 if share == 1 else -1) * (shown != "") + 0.001 * seed * (share == 1)
+                values = dict(model=model, variant=shown, seed=seed, share=share, val_loss=2 + gap, final=0)
+                rows += [values, values | dict(final=1)] if share == 1 else [values]
+        lab.write_csv(tmp_path / "late.csv", late.COLUMNS, [[row.get(c, "") for c in late.COLUMNS] for row in rows])
+        lab.write_csv(tmp_path / "leaky.csv", ["stride", "seed", "iter", "in_use", "published", "leak", "alarm"],
+                      [[stride, seed, n, 2 - sign * (stride < 1) + 0.01 * seed * stride, 1, 1, int(stride < 1)]
+                       for stride in (0.5, 1) for seed in range(3) for n in (0, 600)])
+        found = verdicts(results, tmp_path)
+        for name in ("viscosity helps early and hurts late", "truer physics learns sooner and ends behind",
+                     "a perplexity 24 times better"):
+            assert found[name] == expected, name
+    row = next(row for row in results.rows_of(results.Data(tmp_path)) if "24 times" in row.title)
+    assert "rings from iteration 0 on, and never for a whole cell" in row.more
