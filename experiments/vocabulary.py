@@ -1,45 +1,58 @@
 """
-How far is the wave field behind attention by characters, and at a large vocabulary? How much of it is reach?
+How far is the wave field behind attention by characters, and with byte pairs? Is what it lacks capacity?
 
-The original reports a perplexity 5% above a transformer's by characters and 87% above it with 8,000 byte pairs. The
-baseline (momentum, gamma = 0) and the wave field, with waves that reach 1 .. block_size tokens at first and with V3.5's
-own values, which forget within 5 tokens, are trained on the same batches of one text, cut both ways.
+The original reports a perplexity 5% above a transformer's by characters and 87% above it with 8,000 byte pairs, and
+expects the gap to close in larger models. The baseline (momentum, gamma = 0) and the wave field learn the same text,
+cut into characters and into byte pairs of several vocabularies, at two widths, for the same CPU-seconds. The score is
+the validation text as a stream; a gap is that of the perplexity per token, paired by seed. Bits per byte, in the table,
+compare across vocabularies. If capacity is what is lacking, the gap is smaller in the wider models.
 
-    python experiments/vocabulary.py               about a minute on two cores: one seed, 15 iterations
-    python experiments/vocabulary.py full=true     three seeds, 60 iterations; resume=true goes on
+    python experiments/vocabulary.py               about three minutes on two cores: one seed, 10 CPU-seconds each
+    python experiments/vocabulary.py full=true     three seeds, 180 CPU-seconds: two and a half CPU-hours; resume=true
+                                                   goes on
 """
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lab import COLOUR, collect, get_data, read_settings, save_picture, short_run
+from lab import COLOURS, collect, get_data, interval, paired, read_settings, said, save_picture, trained
+from labels import name_ends
 
-from common.settings import guard
+from common.settings import UserError, convert, guard
 from data.text import Tokenizer, make_tokenizer, prepared, write_dataset
+from train import Train
 
-ENTRANTS = {"baseline": ("momentum", dict(gamma=0.0)), "reach": ("wavefield", dict(init="reach")),
-            "V3.5": ("wavefield", dict(stride=4, init="original"))}
-COLUMNS = "model level iters seed vocab dataset small val_loss bits_per_byte".split()
+ENTRANTS = {"baseline": ("momentum", dict(gamma=0.0)), "wavefield": ("wavefield", {})}
+COLUMNS = "model vocab width minutes seed dataset small parameters tokens seconds val_loss bits_per_byte".split()
 
 
 @dataclass
 class Settings:
     out: str = "assets"             # folder of vocabulary.csv and vocabulary.png
-    full: bool = False              # three seeds, 60 iterations
-    seeds: int = 1                  # runs per row
-    max_iters: int = 15             # iterations of each run
-    vocab: int = 8000               # byte pairs, learned from the training text
+    full: bool = False              # three seeds, three minutes, three vocabularies of byte pairs
+    seeds: int = 1                  # runs of each model, vocabulary and width
+    minutes: float = 0.17           # CPU-minutes of each run
+    vocabs: str = "512,2000"        # byte pairs, learned from the training text; characters come anyway
+    widths: str = "64,128"          # n_embd
     dataset: str = "plays"          # the text
-    small: bool = False             # tiny models, to try the script out
+    small: bool = False             # one layer and short texts, to try the script out
     resume: bool = False            # keep what vocabulary.csv already holds
+
+    def __post_init__(self):
+        if self.seeds < 1:
+            raise ValueError("seeds should be 1 or more")
+
+
+FULL = dict(seeds=3, minutes=3.0, vocabs="512,2000,8000", widths="128,256")
 
 
 def cut(dataset, vocab):
-    """The folder of the same text in byte pairs."""
+    """The folder of the same text in byte pairs; vocab = 0 is the data set itself."""
+    if not vocab:
+        return dataset
     data = get_data(dataset)
     folder, source = Path(f"out/data/{Path(dataset).stem}-bpe{vocab}"), data.meta["source"] | {"vocab": vocab}
     if not prepared(folder, source):
@@ -48,38 +61,62 @@ def cut(dataset, vocab):
     return str(folder)
 
 
-def work(model, level, iters, seed, vocab, dataset, small):
+def work(model, vocab, width, minutes, seed, dataset, small):
     name, changes = ENTRANTS[model]
-    text = cut(dataset, vocab) if level == "bpe" else dataset
-    _, _, progress = short_run(name, text, changes, small, max_iters=iters, seed=seed, evaluations=1)
-    return [progress.rows[-1][3:5]]
+    net, _, progress = trained(name, cut(dataset, vocab), changes | dict(n_embd=width), small, minutes=minutes,
+                               seed=seed)
+    parameters = sum(p.numel() for p in net.parameters() if p.requires_grad)
+    tokens = progress.step * Train.batch_size * net.config.block_size
+    return [[parameters, tokens, progress.seconds, *progress.rows[-1][3:5]]]
+
+
+def named(vocab):
+    return f"{vocab:,.0f} pairs" if vocab else "characters"
+
+
+def gap(rows, vocab, width):                                     # -> mean, low, high of the gap in percent
+    of = lambda model: {r["seed"]: r["val_loss"] for r in rows
+                        if (r["model"], r["vocab"], r["width"]) == (model, vocab, width)}
+    return tuple(100 * math.expm1(nats) for nats in paired(of("wavefield"), of("baseline")))
+
+
+def draw(rows, s):
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    with rc_context({"font.size": 13}):
+        ax = Figure(figsize=(9, 6), layout="constrained").subplots()
+        vocabs, widths, ends = sorted({r["vocab"] for r in rows}), sorted({r["width"] for r in rows}), []
+        for i, (width, colour) in enumerate(zip(widths, COLOURS)):
+            gaps = [gap(rows, vocab, width) for vocab in vocabs]
+            at = [k + 0.06 * i for k in range(len(vocabs))]
+            ax.plot(at, [mean for mean, _, _ in gaps], "o-", color=colour)
+            for x, (_, low, high) in zip(at, gaps):
+                ax.plot((x, x), (low, high), color=colour, lw=1.2)
+            ends.append((at[-1], gaps[-1][0], f"{width:.0f} channels", colour))
+            for vocab, three in zip(vocabs, gaps):
+                losses = {m: interval([r["bits_per_byte"] for r in rows if (r["model"], r["vocab"], r["width"]) == (
+                    m, vocab, width)])[0] for m in ENTRANTS}
+                print(f"{named(vocab):>11} {width:4.0f} channels: {said(three, 1, '%')}; bits per byte",
+                      *(f"{m} {loss:.3f}" for m, loss in losses.items()))
+        ax.axhline(0, color="black", lw=0.8)
+        ax.set_xticks(range(len(vocabs)), [named(vocab) for vocab in vocabs])
+        ax.set(title="Above zero the wave field is behind attention", ylabel="perplexity against the baseline's (%)")
+        ax.grid(alpha=0.3)
+        name_ends(ax, ends, room=0.3)
+        save_picture(ax.figure, s.out, "vocabulary.png")
 
 
 def main():
-    s = read_settings(Settings, dict(seeds=3, max_iters=60))
-    cut(s.dataset, s.vocab)
-    jobs = [(model, level, s.max_iters, seed, s.vocab, s.dataset, s.small) for seed in range(s.seeds)
-            for level in ("bpe", "char") for model in ENTRANTS]
-    rows = collect(Path(s.out, "vocabulary.csv"), COLUMNS, work, jobs, s.resume)
-
-    from matplotlib.figure import Figure
-    ax = (fig := Figure(figsize=(10, 4.2), layout="constrained")).subplots(1, 2)
-    for a, level in zip(ax, ("char", "bpe")):
-        loss = {m: np.array([r["val_loss"] for r in rows if (r["model"], r["level"]) == (m, level)]) for m in ENTRANTS}
-        for y, m in enumerate(ENTRANTS):
-            gap = 100 * np.expm1(loss[m] - loss["baseline"])
-            print(f"{level:<5} {m:<9} loss {loss[m].mean():.4f}   perplexity {np.exp(loss[m]).mean():8.2f}, "
-                  f"{gap.mean():+.1f}% of the baseline's, from {gap.min():+.1f}% to {gap.max():+.1f}%")
-            colour = COLOUR["baseline" if m == "baseline" else "wavefield"]
-            a.plot(loss[m], [y] * len(loss[m]), "o", color=colour, alpha=0.6)
-            a.plot(loss[m].mean(), y, "|", color=colour, ms=24, mew=2.5)
-            a.annotate(f"{gap.mean():+.1f}% perplexity" if m != "baseline" else "", (loss[m].mean(), y), xytext=(0, 15),
-                       textcoords="offset points", ha="center")
-        a.set(title="characters" if level == "char" else f"{s.vocab:,} byte pairs", yticks=range(3), ylim=(2.5, -0.7),
-              yticklabels=["baseline", "wavefield", "wavefield,\nV3.5's waves"],
-              xlabel=f"validation loss after {s.max_iters} iterations (nats per token)")
-        a.margins(x=0.3)
-    save_picture(fig, s.out, "vocabulary.png")
+    s = read_settings(Settings, FULL)
+    vocabs = [0, *sorted(convert("vocabs", word, int) for word in s.vocabs.split(","))]
+    widths = sorted(convert("widths", word, int) for word in s.widths.split(","))
+    if any(width < 16 or width % 16 for width in widths):
+        raise UserError(f"widths={s.widths} should be multiples of 16")
+    for vocab in vocabs:
+        get_data(cut(s.dataset, vocab))
+    jobs = [(model, vocab, width, s.minutes, seed, s.dataset, s.small) for seed in range(s.seeds)
+            for vocab in vocabs for width in widths for model in ENTRANTS]
+    draw(collect(Path(s.out, "vocabulary.csv"), COLUMNS, work, jobs, s.resume), s)
 
 
 if __name__ == "__main__":

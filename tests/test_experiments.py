@@ -34,7 +34,7 @@ TINY = {"induction": "steps=4 longest=4 depth=1 gammas=0,1",
         "halting": "small=true seeds=2 windows=2 draws=5 n_steps=3 epsilons=0,0.1",
         "spelling": "small=true iters=2 characters=40",
         "viscosity": "small=true max_iters=1 seeds=1",
-        "vocabulary": "small=true max_iters=1 vocab=260"}
+        "vocabulary": "small=true minutes=0.0005 vocabs=260 widths=16"}
 
 
 @pytest.fixture

@@ -135,6 +135,7 @@ def test_claims_of_a_run_and_of_leaks(results, tmp_path):
     """Ahead after a quarter and behind at the end, or the other way round; better in use, or worse."""
     import lab
     import late
+    import vocabulary
     for sign, expected in ((1, "holds"), (-1, "no")):
         rows = []
         for model, variant, turn in (("hydra", "nu=0", -1), ("hydra", "u . grad u", 1), ("wavefield", "string", 1),
@@ -151,5 +152,13 @@ def test_claims_of_a_run_and_of_leaks(results, tmp_path):
         for name in ("viscosity helps early and hurts late", "truer physics learns sooner and ends behind",
                      "a perplexity 24 times better"):
             assert found[name] == expected, name
+        rows = [dict(model=model, vocab=vocab, width=width, seed=seed, parameters=9, tokens=9, seconds=9,
+                     val_loss=5 + 0.3 * sign * (model == "wavefield") * (vocab > 0) + 0.01 * seed)
+                for model in vocabulary.ENTRANTS for vocab in (0, 8000) for width in (64, 128) for seed in range(3)]
+        lab.write_csv(tmp_path / "vocabulary.csv", vocabulary.COLUMNS,
+                      [[row.get(c, "") for c in vocabulary.COLUMNS] for row in rows])
+        assert verdicts(results, tmp_path)["87% behind at 8,000 byte pairs"] == expected
+    row = next(row for row in results.rows_of(results.Data(tmp_path)) if "87%" in row.title)
+    assert row.short.startswith("-25.9% [") and "characters +0.0% [" in row.more and "128 channels -25.9%" in row.more
     row = next(row for row in results.rows_of(results.Data(tmp_path)) if "24 times" in row.title)
     assert "rings from iteration 0 on, and never for a whole cell" in row.more
