@@ -20,7 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lab import COLOUR, NAMES, chosen, collect, entrant, get_data, read_settings, save_picture, trained
+from lab import COLOUR, NAMES, chosen, collect, entrant, get_data, paired, read_settings, said, save_picture, trained
 
 from common.checkpoint import models, tensor_bytes
 from common.counter import Counter
@@ -101,7 +101,8 @@ def work(model, budget, limit, seed, dataset, small):
 
 
 def table(rows):
-    """The README's table, a line each: means over seeds, losses with their standard deviation."""
+    """The README's table, a line each: means over seeds, losses with their standard deviation, and their difference to
+    the baseline's, paired by seed, with its 95% interval."""
     final = [r for r in rows if r["final"]]
 
     def column(model, key, budget="seconds"):
@@ -112,14 +113,24 @@ def table(rows):
             return "not measured"
         return f"{x.mean():.3f}" + (f" ± {x.std(ddof=1):.3f}" if len(x) > 1 else "")
 
+    def behind(model):
+        own, other = ({r["seed"]: r["val_loss"] for r in final if (r["model"], r["budget"]) == (m, "seconds")}
+                      for m in (model, "baseline"))
+        if model == "baseline" or not other:
+            return "-"
+        if model == "counter":                                   # has no seed
+            own = dict.fromkeys(other, *own.values())
+        return said(paired(own, other))
+
     names = list(dict.fromkeys(r["model"] for r in final if r["budget"] == "seconds"))
     same_tokens = any(r["budget"] == "tokens" for r in final)
-    head = ["model", "parameters", "seconds", "tokens seen", "stream", "bits/byte", "in windows of 128"]
+    head = ["model", "parameters", "seconds", "tokens seen", "stream", "minus the baseline", "bits/byte",
+            "in windows of 128"]
     head += ["stream, same tokens"] * same_tokens + ["generated/s", "state"]
     lines = [f"| {' | '.join(head)} |", "| --- " + "| ---: " * (len(head) - 1) + "|"]
     for m in sorted(names, key=lambda m: column(m, "val_loss").mean()):
         cells = [m, f"{column(m, 'parameters')[0]:,.0f}", f"{column(m, 'seconds').mean():.0f}",
-                 f"{column(m, 'tokens').mean() / 1e6:.1f} M", spread(column(m, "val_loss")),
+                 f"{column(m, 'tokens').mean() / 1e6:.1f} M", spread(column(m, "val_loss")), behind(m),
                  f"{column(m, 'bits_per_byte').mean():.3f}", spread(column(m, "cold"))]
         if same_tokens:
             cells.append("-" if m == "counter" else spread(column(m, "val_loss", "tokens")))
