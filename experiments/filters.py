@@ -25,6 +25,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lab import COLOURS, NAMES, read_settings, save_picture, short_run, write_csv
+from labels import name_ends
 
 from common.checkpoint import build, load_checkpoint, load_model
 from common.settings import UserError, guard
@@ -90,39 +91,26 @@ def mixers(w, trained, layer):
 
 
 def draw(curves, w, at, s):
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
-    fig = Figure(figsize=(16, 11), layout="constrained")
-    ax = fig.subplots(4, 4, height_ratios=(3, 2, 3, 2), sharex=True)
-    titles = {"momentum": "momentum: the shear, a high shelf", "fluidlm, upwind": "fluidlm: upwind diffusion smooths",
-              "fluidlm, original": "fluidlm: the original's amplifies fast waves",
-              "hydra": "hydra: one_sided amplifies fast waves",
-              "waves at first": f"wavefield, layer {s.layer}: at first",
-              "waves trained": f"wavefield, layer {s.layer}: trained", "advection_glu": "advection_glu: token by token"}
-    for i, (mixer, title) in enumerate(titles.items()):
-        gain, phase = ax[2 * (i // 4):2 * (i // 4) + 2, i % 4]
-        own = [c for c in curves if c[0] == mixer]
-        for (_, setting, H, dots), colour in zip(own, [*COLOURS, "#777777"]):
-            gain.plot(w, abs(H), color=colour, label=setting)
-            gain.plot(w[at], abs(dots), "o", ms=3.5, color=colour)
-            angle = np.angle(H)
-            angle[1:][abs(np.diff(angle)) > 3] = np.nan          # no line where the phase wraps around
-            phase.plot(w, angle, color=colour)
-            phase.plot(w[at], np.angle(dots), "o", ms=3, color=colour)
-        gain.set(title=title, yscale="log", ylabel="gain")
-        phase.set(ylabel="phase (radians)", ylim=(-3.4, 3.4), xlabel="frequency (radians per token)" if i > 2 else "")
-        phase.tick_params(labelbottom=i > 2)
-        gain.legend(fontsize=8, ncols=2 if len(own) > 4 else 1, loc="lower left" if len(own) > 4 else "upper left")
-        for a in (gain, phase):
-            a.grid(alpha=0.3)
-            a.set(xscale="log", xticks=[math.pi / n for n in (128, 32, 8, 2, 1)])
-            a.set_xticklabels(["π/128", "π/32", "π/8", "π/2", "π"])
-            a.minorticks_off()
-    for a, limits in zip((*ax[0], *ax[2]), [(0.2, 10)] * 4 + [(3e-4, 1)] * 2 + [(0.2, 10)]):
-        a.set_ylim(limits)
-    for a in ax[2:, 3]:
-        a.set_axis_off()
-    fig.suptitle("Token mixers as filters.  Lines: formula.  Dots: the torch operator")
-    save_picture(fig, s.out, "filters.png")
+    panels = {"momentum": "Momentum: the shear", "hydra": "Hydra: two stencils",
+              "waves trained": f"Wave Field: trained, layer {s.layer}"}
+    with rc_context({"font.size": 13}):
+        fig = Figure(figsize=(16, 5.4), layout="constrained")
+        for ax, (mixer, title) in zip(fig.subplots(1, 3), panels.items()):
+            own, ends = [c for c in curves if c[0] == mixer], []
+            for (_, setting, H, dots), colour in zip(own, [*COLOURS, "#777777"]):
+                ax.plot(w, abs(H), color=colour)
+                ax.plot(w[at], abs(dots), "o", ms=3.5, color=colour)
+                ends.append((math.pi, abs(H[-1]), setting, colour))
+            ax.set(title=title, xscale="log", yscale="log", xlabel="frequency (radians per token)")
+            name_ends(ax, ends, room=0.75 if mixer == "hydra" else 0.5, gap=0.075)
+            ax.set_xticks([math.pi / n for n in (128, 16, 2)], ["π/128", "π/16", "π/2"])
+            ax.yaxis.set_major_formatter("{x:g}")
+            ax.minorticks_off()
+            ax.grid(alpha=0.3)
+        fig.axes[0].set_ylabel("gain (lines: formula, dots: code)")
+        save_picture(fig, s.out, "filters.png")
 
 
 def main():

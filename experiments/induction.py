@@ -215,82 +215,71 @@ def report(rows, s):
         print(f"gamma = {g:g}: {said(sheared)}   as loud, no shear: {said(loud)}")
 
 
-def draw(rows, maps, s):
+def draw(rows, s):
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
-    fig = Figure(figsize=(14, 8.4), layout="constrained")
-    (curves, laws, parts), (bars, *looks) = fig.subplots(2, 3)
-    depths = range(1, s.depth + 1)
-    best = {norm: law(rows, norm) for norm in ("True", "False")}
+    with rc_context({"font.size": 13}):
+        fig = Figure(figsize=(16, 5.4), layout="constrained")
+        laws, parts, bars = fig.subplots(1, 3)
+        draw_laws(laws, rows, s.depth)
+        draw_parts(parts, rows)
+        draw_bars(bars, rows)
+        save_picture(fig, s.out, "induction.png")
 
-    def line(ax, label, colour, style="o-", **where):
-        gammas = sorted({r["gamma"] for r in rows if r["gamma"] and pick([r], **where | {"gamma": r["gamma"]})})
-        loss = [np.mean(list(pick(rows, gamma=g, **where).values())) for g in gammas]
-        ax.plot(gammas, loss, style, color=colour, ms=4)
-        return gammas[-1], loss[-1], label, colour
 
-    ends = []
-    for n, colour in zip(depths, COLOURS):
-        ends.append(line(curves, f"{n} layer{'s' * (n > 1)}", colour, layers=n))
-        plain = np.mean(list(pick(rows, layers=n, gamma=0.0).values()))
-        curves.axhline(plain, color=colour, lw=0.8, ls=":")
-        curves.axvline(best["True"][0][n][0], ymax=0.05, color=colour, lw=3)
-    curves.set(title="the shear by depth (dotted: gamma = 0;\nbars below: the best gamma)")
-    names = {"qk": "queries and keys", "k": "keys only", "q": "queries only"}
-    sheared = []
-    for (shear, name), colour in zip(names.items(), COLOURS):
-        sheared.append(line(parts, name, colour, layers=1, shear=shear))
-    loud = [np.mean(list(pick(rows, layers=1, gamma=0.0, louder=loudness(g)).values())) for g in LOUD]
-    parts.plot(LOUD, loud, "s--", color="#777777", ms=4)
-    sheared.append((LOUD[-1], loud[-1], "no shear, as loud", "#777777"))
-    parts.set(title="one layer: what is sheared")
-    for a, named in ((curves, ends), (parts, sheared)):
-        a.set(xscale="log", xlabel="gamma", ylabel="loss of recall (nats)")
-        name_ends(a, named, room=0.6)
-        a.set_xticks([0.125, 0.25, 0.5, 1, 2, 4, 8], "1/8 1/4 1/2 1 2 4 8".split())
-        a.minorticks_off()
-
-    n = np.linspace(1, s.depth, 50)
-    laws.plot(n, 4.17 * n ** -0.74, color="#777777")
-    laws.annotate("the law, 4.17 N^-0.74", (1, 4.17), xytext=(10, 0), textcoords="offset points", color="#777777")
-    for (norm, (points, exponent)), colour, shift in zip(best.items(), COLOURS, (-0.04, 0.04)):
+def draw_laws(ax, rows, depth):
+    n = np.linspace(1, depth, 50)
+    ax.plot(n, 4.17 * n ** -0.74, color="#777777")
+    ax.annotate("the law, 4.17 N^-0.74", (1, 4.17), xytext=(20, 8), textcoords="offset points", color="#777777")
+    depths = np.arange(1, depth + 1)
+    for norm, label, colour, shift in (("True", "normalised q and k", COLOURS[0], -0.04),
+                                       ("False", "without the norm", COLOURS[1], 0.04)):
+        points, exponent = law(rows, norm)
         middle, low, high = np.array(list(points.values())).T
-        label = "normalised q and k" if norm == "True" else "without the norm"
-        laws.plot(np.array(depths) + shift, middle, "o", ms=5, color=colour, label=label)
-        laws.vlines(np.array(depths) + shift, low, high, color=colour)
-    laws.set(title="best gamma, 95% intervals", xlabel="layers N", ylabel="gamma", yscale="log", xticks=depths,
-             ylim=(0.1, 10))
-    laws.set_yticks([0.125, 0.5, 2, 8], ["1/8", "1/2", "2", "8"])
-    laws.minorticks_off()
-    laws.legend(fontsize=9, loc="lower left")
+        ax.plot(depths + shift, middle, "o", ms=6, color=colour)
+        ax.vlines(depths + shift, low, high, color=colour)
+        ax.text(0.04, 0.06 + 0.08 * (norm == "False"), f"{label}: N^{exponent[0]:.2f}", color=colour,
+                transform=ax.transAxes)
+    ax.set(title="The best gamma by depth, 95%", xlabel="layers N", ylabel="gamma", yscale="log", xticks=depths,
+           ylim=(0.1, 10))
+    ax.set_yticks([0.125, 0.5, 2, 8], ["1/8", "1/2", "2", "8"])
+    ax.minorticks_off()
 
+
+def draw_parts(ax, rows):
+    names, ends = {"q": "queries only", "qk": "queries and keys", "k": "keys only"}, []
+    for (shear, name), colour in zip(names.items(), COLOURS):
+        gammas = sorted({r["gamma"] for r in rows if r["gamma"] and pick([r], layers=1, shear=shear, gamma=r["gamma"])})
+        loss = [np.mean(list(pick(rows, layers=1, shear=shear, gamma=g).values())) for g in gammas]
+        ax.plot(gammas, loss, "o-", ms=4, color=colour)
+        ends.append((gammas[-1], loss[-1], name, colour))
+    loud = [np.mean(list(pick(rows, layers=1, gamma=0.0, louder=loudness(g)).values())) for g in LOUD]
+    ax.plot(LOUD, loud, "s--", color="#777777", ms=4)
+    ends.append((LOUD[-1], loud[-1], "no shear, as loud", "#777777"))
+    ax.set(title="One layer: what is sheared", xscale="log", xlabel="gamma", ylabel="loss of recall (nats)")
+    ax.margins(y=0.12)
+    name_ends(ax, ends, room=0.75, gap=0.075)
+    ax.set_xticks([0.125, 0.5, 2, 8], "1/8 1/2 2 8".split())
+    ax.minorticks_off()
+
+
+def draw_bars(ax, rows):
     sides = {f"{n} plain": pick(rows, "accuracy", layers=n, gamma=0.0, short=False) for n in STANDS_FOR}
     sides["1 with\ngamma = 1"] = pick(rows, "accuracy", layers=1, gamma=1.0, short=False)
     for i, values in enumerate(sides.values()):
         share = 100 * np.array(list(values.values()))
-        bars.bar(i, share.mean(), color=COLOURS[1] if i == len(STANDS_FOR) else "#777777")
-        bars.plot([i] * len(share), share, "k.")
-        bars.annotate(f"{share.mean():.0f}", (i, share.max()), xytext=(0, 6), textcoords="offset points", ha="center")
-    bars.set(title="trained until they stop improving", xticks=range(len(sides)), xticklabels=sides, xlabel="layers",
-             ylabel="accuracy of recall (%)", ylim=(0, 115))
-    for a, (gamma, weight) in zip(looks, maps.items()):
-        a.imshow(weight ** 0.5, cmap="cividis", vmin=0, vmax=1)
-        a.plot([1, 16], [16, 31], ":", color="white", lw=0.8)
-        a.set(title=f"one layer, gamma = {gamma:g}: {weight.diagonal(-15)[1::2].mean():.0%} on the stripe",
-              xlabel="token looked at", ylabel="token (8 pairs, twice; the stripe counts keys)")
-    save_picture(fig, s.out, "induction.png")
+        ax.bar(i, share.mean(), color=COLOURS[1] if i == len(STANDS_FOR) else "#777777")
+        ax.plot([i] * len(share), share, "k.")
+        ax.annotate(f"{share.mean():.0f}", (i, share.max()), xytext=(0, 6), textcoords="offset points", ha="center")
+    ax.set(title="Trained until they stop improving", xticks=range(len(sides)), xticklabels=sides, xlabel="layers",
+           ylabel="accuracy of recall (%)", ylim=(0, 115))
 
 
 def main():
     s = read_settings(Settings, FULL)
     rows = collect(Path(s.out, "induction.csv"), COLUMNS, work, plan(s), s.resume)
     report(rows, s)
-    told = recall_batch(1, 8, generator=torch.Generator().manual_seed(1))[0][:, :16]
-    maps = {}
-    for gamma in (0.0, 1.0):                                     # the same pairs twice: induction is a diagonal
-        model = train_recall(1, "qk", gamma, True, 1.0, 0, s.steps)[0]
-        heads = momentum.attention_weights(model, told.repeat(1, 2))[0]
-        maps[gamma] = max(heads, key=lambda weight: weight.diagonal(-15)[1::2].mean())
-    draw(rows, maps, s)
+    draw(rows, s)
 
 
 if __name__ == "__main__":

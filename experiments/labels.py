@@ -5,8 +5,8 @@ import numpy as np
 def name_ends(ax, ends, gap=0.055, room=0.45):
     """ends: (x, y, name, colour) of each line, on axes with their final limits in y. The names are pushed apart so that
     none lies on another; `gap` and `room` are shares of the height and of the width that is added for them."""
+    left, right = ax.get_xlim()                         # settles the limits, which the transforms depend on
     across, along = ax.transData, ax.transData.inverted()
-    left, right = ax.get_xlim()
     last = max(x for x, _, _, _ in ends)
     scale = np.log if ax.get_xscale() == "log" else np.asarray
     back = np.exp if ax.get_xscale() == "log" else np.asarray

@@ -177,7 +177,7 @@ the formula as a line and the torch operator as dots (`{command("filters")}`).
 The one-sided second difference smooths slow changes and amplifies fast ones. The waves of the first layer of Wave Field
 reach {reaches(data, "at first")} before training and {reaches(data, "trained")} after it.
 
-![Gain and phase of every token mixer](assets/filters.png)
+![Gain of token mixers against frequency](assets/filters.png)
 
 With their default settings the scripts take half a minute to eight minutes each on two cores. They write into
 `assets/`, over what is shown here (`full=true`, hours), unless `out=` names another folder.

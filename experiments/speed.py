@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lab import COLOUR, NAMES, read_settings, save_picture, write_csv
+from labels import name_ends
 from rivals import KERNELS, PUBLISHED, RATIOS, kernel, reading, training, whole_steps
 from stopwatch import alternate, peak, shares
 
@@ -112,34 +113,36 @@ def measure(s):                                                  # -> rows of CO
 
 
 def draw(rows, s):
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
-    ax = (fig := Figure(figsize=(16, 8), layout="constrained")).subplots(2, 4)
-    titles = {"training": f"a training step of {s.training:,} tokens", "kernel": "kernels, 256 channels",
-              "generate": "one more token (the three caches are alike)"}
-    for column, (panel, title) in enumerate(titles.items()):
-        for row, unit in enumerate(("milliseconds", "MiB at the peak" if column < 2 else "MiB of state")):
-            a = ax[row, column]
-            for name, colour in (KERNELS if panel == "kernel" else {n: COLOUR[n] for n in NAMES}).items():
-                points = [(r[2], r[3 + row]) for r in rows if r[:2] == (panel, name) and r[3 + row] > 0]
-                n, y = np.array(points).reshape(-1, 2).T
-                slope = np.log(y[-1] / y[-2]) / np.log(n[-1] / n[-2]) if len(n) > 1 else math.nan
-                print(f"slope {slope:5.2f}  {panel:<9} {name:<15} {unit}")
-                a.loglog(n, y, "o-", ms=4, color=colour, label=f"{name}  {slope:.2f}", base=2)
-            a.set(title=title, xlabel="tokens in a text", ylabel=unit, ylim=(None, 8 * a.get_ylim()[1]))
-            a.legend(fontsize=7, title="slope at the end", title_fontsize=7, loc="upper left", ncols=2, handlelength=1)
-    a, (n, ms, wave) = ax[0, 3], ([r[i] for r in rows if r[:2] == ("kernel", k)] for k, i in (
-        ("attention", 2), ("attention", 3), ("wave", 3)))
-    a.loglog(n, np.divide(ms, wave), "o-", color=COLOUR["wavefield"], base=2)
-    a.loglog(*zip(*PUBLISHED.items()), "x", color="black", ms=8, base=2)
-    a.set(title="attention over wave kernel", xlabel="tokens", ylabel="ratio of times (×: published counts)")
-    for a in ax.flat[:7]:
-        a.xaxis.set_major_formatter("{x:g}")
-        a.yaxis.set_major_formatter("{x:g}")
-        a.grid(alpha=0.3)
-    step = {r[1].split(",")[0]: r[5] for r in rows if r[0] == "step"}
-    ax[1, 3].barh(list(step), list(step.values()), color=[COLOUR.get(name, "#777777") for name in step])
-    ax[1, 3].set(title="a whole training step", xlabel="speed, in units of a plain GPT's", ylim=(len(step) - 0.4, -0.6))
-    save_picture(fig, s.out, "speed.png")
+    with rc_context({"font.size": 13}):
+        fig = Figure(figsize=(16, 5.4), layout="constrained")
+        *axes, ratio = fig.subplots(1, 3)
+        for ax, panel, title in zip(axes, ("training", "generate"), (
+                f"A training step of {s.training:,} tokens", "One more token of a stream")):
+            ends = []
+            for name in NAMES:
+                n, ms = zip(*((r[2], r[3]) for r in rows if r[:2] == (panel, name)))
+                ax.loglog(n, ms, "o-", ms=4, color=COLOUR[name], base=2)
+                ends.append((n[-1], ms[-1], name, COLOUR[name]))
+            ax.set(title=title, xlabel="tokens in a text", ylabel="milliseconds")
+            name_ends(ax, ends, room=0.6, gap=0.075)
+            ax.set_xticks(n[::2], [f"{k:,}" for k in n[::2]])
+            ax.yaxis.set_major_formatter("{x:g}")
+            ax.minorticks_off()
+        n, attention, wave = ([r[i] for r in rows if r[:2] == ("kernel", name)] for name, i in (
+            ("attention", 2), ("attention", 3), ("wave", 3)))
+        ratio.loglog(n, np.divide(attention, wave), "o-", color=COLOUR["wavefield"])
+        ratio.loglog(*zip(*PUBLISHED.items()), "x", color="black", ms=9)
+        ratio.text(0.05, 0.92, "×: operations, as published", transform=ratio.transAxes)
+        ratio.text(0.05, 0.84, "measured: one kernel alone", color=COLOUR["wavefield"], transform=ratio.transAxes)
+        ratio.set(title="Attention against the wave", xlabel="tokens in a text", ylabel="ratio of times")
+        ratio.set_xticks(n[::3], [f"{k:,}" for k in n[::3]])
+        ratio.yaxis.set_major_formatter("{x:g}")
+        ratio.minorticks_off()
+        for ax in fig.axes:
+            ax.grid(alpha=0.3)
+        save_picture(fig, s.out, "speed.png")
 
 
 def main():
