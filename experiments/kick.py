@@ -107,35 +107,33 @@ def work(name, minutes, share, kicks, seed, dataset, small):
 
 
 def draw(rows, s):
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
-    fig = Figure(figsize=(12, 5), layout="constrained")
-    curve, bars = fig.subplots(1, 2, width_ratios=(1.3, 1))
     print(f"{'model':<14} excess at once, after 16 and after 64 characters (nats); characters until it is below {NEAR}")
     names = list(dict.fromkeys(r["model"] for r in rows))
-    most = 1
-    for y, name in enumerate(names):
-        own = [r for r in rows if r["model"] == name]
-        at = lambda low: np.mean([r["excess"] for r in own if r["low"] == low])
-        middle = [(low + high - 1) / 2 + 1 for low, high in zip(EDGES, EDGES[1:])]
-        curve.plot(middle, [max(at(low), 1e-4) for low in EDGES[:-1]], "o-", ms=4, color=COLOUR[name], label=name)
-        after = np.array([r["recovered"] for r in own if r["low"] == 0])
-        shown = np.where(np.isnan(after), AFTER, after)
-        bars.barh(y, shown.mean(), color=COLOUR[name], alpha=0.6)
-        bars.plot(shown, [y] * len(shown), "k.", ms=6)
-        label = "not in " + str(AFTER) if np.isnan(after).any() else f"{after.mean():.1f}"
-        most = max(most, shown.max())
-        bars.annotate(label, (shown.max(), y), xytext=(6, 0), textcoords="offset points", va="center")
-        print(f"{name:<14} {at(0):.3f}  {at(16):.3f}  {at(64):.3f}   ", *(f"{a:.0f}" for a in after))
-    curve.axhline(NEAR, color="#999999", ls="--")
-    curve.set(xscale="log", yscale="log", xlabel="characters since the kick", ylabel="excess loss (nats)",
-              ylim=(1e-3, None), title=f"{s.share:.0%} of the state is set to zero", xticks=[1, 4, 16, 64, 256],
-              xticklabels=["1", "4", "16", "64", "256"])
-    curve.minorticks_off()
-    curve.legend()
-    bars.set(title=f"characters until {NEAR} nats (dots: seeds)", yticks=range(len(names)),
-             yticklabels=names, xlim=(0, 1.25 * most))
-    bars.invert_yaxis()
-    save_picture(fig, s.out, "kick.png")
+    with rc_context({"font.size": 13}):
+        fig = Figure(figsize=(12, 5), layout="constrained")
+        lost, back = fig.subplots(1, 2, sharey=True)
+        for y, name in enumerate(names):
+            own = [r for r in rows if r["model"] == name]
+            at = lambda low: np.array([r["excess"] for r in own if r["low"] == low])
+            after = np.array([r["recovered"] for r in own if r["low"] == 0])
+            never = np.isnan(after).any()
+            print(f"{name:<14} {at(0).mean():.3f}  {at(16).mean():.3f}  {at(64).mean():.3f}   ",
+                  *(f"{a:.0f}" for a in after))
+            for ax, values, label in ((lost, at(0), f"{at(0).mean():.2f}"), (
+                    back, np.where(np.isnan(after), AFTER, after),
+                    f"not in {AFTER}" if never else f"{after.mean():.1f}")):
+                ax.barh(y, values.mean(), color=COLOUR[name], alpha=0.6)
+                ax.plot(values, [y] * len(values), "k.", ms=6)
+                ax.annotate(label, (values.max(), y), xytext=(6, 0), textcoords="offset points", va="center")
+        lost.set(title=f"{s.share:.0%} of the state is set to zero", xlabel="excess loss of the next character (nats)",
+                 yticks=range(len(names)), yticklabels=names)
+        back.set(title="How long it takes to recover", xlabel=f"characters until the excess is {NEAR} nats")
+        lost.invert_yaxis()
+        for ax in (lost, back):
+            ax.margins(x=0.15)
+        save_picture(fig, s.out, "kick.png")
 
 
 def main():

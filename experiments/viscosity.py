@@ -17,9 +17,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lab import COLOURS, collect, get_data, read_settings, save_picture, short_run
+from lab import COLOURS, collect, get_data, interval, read_settings, said, save_picture, short_run
 
-from common.checkpoint import load_model
 from common.settings import guard
 
 COLUMNS = "schedule laplacian nu iters seed dataset small val_loss bits_per_byte".split()
@@ -54,30 +53,32 @@ def work(schedule, laplacian, nu, iters, seed, dataset, small):
 
 
 def draw(rows, s):
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
-    fig = Figure(figsize=(11, 4.5), layout="constrained")
-    left, right = fig.subplots(1, 2, width_ratios=(1, 1.6))
-    hydra, labels = load_model("hydra"), []
-    print(f"{'schedule':<10} {'stencil':<9} {'nu':>5}   validation loss: mean, of each seed")
-    for y, (schedule, laplacian, nu) in enumerate(variants(s.nu)):
-        loss = [r["val_loss"] for r in rows if (r["schedule"], r["laplacian"]) == (schedule, laplacian)
-                and abs(r["nu"] - nu) < 1e-6]
-        print(f"{schedule:<10} {laplacian:<9} {nu:5.2f}   {np.mean(loss):.4f}   ", *(f"{v:.4f}" for v in loss))
-        config = hydra.Config(n_layer=LAYERS, nu=nu, schedule="falling" if schedule == "none" else schedule)
-        if laplacian == "upwind":
-            left.plot([config.nu_at(l) for l in range(config.n_layer)], "o-", color=COLOURS[y],
-                      label=f"{schedule}, {nu:.2g}")
-        right.plot(loss, [y] * len(loss), "o", color=COLOURS[y], alpha=0.6)
-        right.plot(np.mean(loss), y, "|", color=COLOURS[y], ms=24, mew=2.5)
-        right.annotate(f"{np.mean(loss):.3f}", (np.mean(loss), y), xytext=(0, 15), textcoords="offset points",
-                       ha="center")
-        labels.append(f"{schedule}, {laplacian}, {nu:.2g}" if nu else "none")
-    left.set(title="viscosity of the layers", xlabel="layer", ylabel="nu", xticks=range(config.n_layer))
-    left.set_ylim(top=1.45 * s.nu)
-    left.legend(ncols=2, loc="upper center")
-    right.set(title=f"{s.max_iters} iterations; dots: seeds, bar: mean", xlabel="validation loss (nats per token)",
-              yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.5, -0.7))
-    save_picture(fig, s.out, "viscosity.png")
+    losses = {}
+    for variant in variants(s.nu):
+        schedule, laplacian, nu = variant
+        losses[variant] = {r["seed"]: r["val_loss"] for r in rows if (r["schedule"], r["laplacian"]) == variant[:2]
+                           and abs(r["nu"] - nu) < 1e-6}
+    first, *others = losses
+    print(f"{'schedule':<10} {'stencil':<9} {'nu':>5}   validation loss: mean; minus that of {first[0]}")
+    with rc_context({"font.size": 13}):
+        ax = Figure(figsize=(10, 5), layout="constrained").subplots()
+        labels = []
+        for y, ((schedule, laplacian, nu), loss) in enumerate(losses.items()):
+            gaps = np.array([loss[seed] - losses[first][seed] for seed in loss])
+            mean, low, high = interval(gaps)
+            print(f"{schedule:<10} {laplacian:<9} {nu:5.2f}   {np.mean(list(loss.values())):.4f}",
+                  said((mean, low, high)))
+            ax.plot((low, high), (y, y), color=COLOURS[y], lw=2)
+            ax.plot(gaps, [y] * len(gaps), "o", color=COLOURS[y], alpha=0.6)
+            ax.annotate(f"{mean:+.3f}" if y else "", (mean, y), xytext=(0, 9), textcoords="offset points", ha="center")
+            labels.append({"none": "none"}.get(schedule, f"{schedule}, {laplacian}, nu = {nu:.2g}"))
+        ax.axvline(0, color="black", lw=0.8)
+        ax.set(title="Is viscosity that falls with depth the best?", yticks=range(len(labels)), yticklabels=labels,
+               xlabel=f"loss after {s.max_iters} iterations, minus that of the first (nats)",
+               ylim=(len(labels) - 0.5, -0.7))
+        save_picture(ax.figure, s.out, "viscosity.png")
 
 
 def main():
