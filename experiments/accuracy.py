@@ -10,7 +10,7 @@ transformer. Here each model reads the validation text once as a stream, after t
 Differences to the baseline, momentum with gamma = 0, are paired by random seed, with 95% intervals by Student's t.
 
     python experiments/accuracy.py                 about five minutes on two cores: one seed, 30 CPU-seconds each
-    python experiments/accuracy.py full=true       three seeds, 180 CPU-seconds: an hour of CPU time; resume=true goes on
+    python experiments/accuracy.py full=true       three seeds, 180 CPU-seconds: an hour of a core; resume=true goes on
     python experiments/accuracy.py models=baseline,wavefield
 """
 import sys

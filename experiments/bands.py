@@ -1,20 +1,19 @@
 """
-Are Momentum's two signals, the query q and its momentum p, orthogonal, and does the shear carry recall and nothing else?
+Are Momentum's two signals, query and momentum, orthogonal, and does the shear carry recall and leave the rest alone?
 
-The original calls q slow ("DC"), p_t = q_t - q_{t-1} fast ("AC"), and has two theorems: the two are orthogonal, and the
-shear is a high-pass filter that adds recall beside what attention does anyway. A model with gamma = 1 is trained;
-queries are those that enter the shear. Exactly, q_t . p_t = (|q_t|^2 - |q_{t-1}|^2 + |p_t|^2) / 2. Queries of one
-length, as here, have cos(q_t, p_t) = |p_t| / 2|q_t|: never below zero, and zero only where q stands still.
+The original calls q slow ("DC") and p_t = q_t - q_{t-1} fast ("AC"). Its theorems: the two are orthogonal, and the shear
+adds recall beside what attention does anyway. A model with gamma = 1 is trained; queries are those that enter the shear.
+Exactly, q_t . p_t = (|q_t|^2 - |q_{t-1}|^2 + |p_t|^2) / 2. Queries of one length, as here, have
+cos(q_t, p_t) = |p_t| / 2|q_t|: never below zero, and zero only where q stands still.
 
   cosine, absolute cosine   of q_t and p_t in a layer, mean over tokens and heads; orthogonal: 0
-  power of q, power of p    spectra along the text, sums 1: 64 tokens under a Hann window, mean over windows and channels
-  overlap                   sum of the smaller of the two powers; orthogonal bands: 0, the same spectrum: 1
+  power of q, power of p    spectra along the text, sum 1: the last 64 tokens of windows of text under a Hann window,
+                            mean over windows and channels
+  overlap                   sum of the smaller of the two powers; bands apart: 0, the same spectrum: 1
   above pi/2 of q, of p     the power of fast waves, of less than 4 tokens
-  without AC                rise of the loss (nats) if the trained model loses p: gamma = 0
-  without DC                the same if queries and keys are gamma p alone
-
-The rise is given for the rest of words that occurred in the last 512 characters (reach.py), and for all other
-characters. If the shear carries recall alone, the loss without AC rises at the first kind only.
+  without AC, without DC    rise of the loss (nats) if queries and keys of the trained model are q alone (gamma = 0), or
+                            gamma p alone: for the rest of words that occurred in the last 512 characters, as in
+                            reach.py, and for all other characters
 
     python experiments/bands.py                    a minute on two cores: one seed, 30 CPU-seconds
     python experiments/bands.py full=true          three seeds, 180 CPU-seconds: ten CPU-minutes; resume=true goes on
@@ -73,7 +72,8 @@ def queries(model, ids):                                         # -> (layers, w
     return torch.cat(found, 1)
 
 
-def spectrum(x):                                                 # (windows, T, H, D) -> (T // 2 + 1,), sum 1
+def spectrum(x):                                                 # (windows, T, H, D) -> (T // 2 + 1,)
+    """The power of each frequency along the text, sum 1."""
     T = x.shape[1]
     taper = torch.hann_window(T + 1, dtype=x.dtype)[:-1]
     power = torch.fft.rfft(x * taper[:, None, None], dim=1).abs().square().mean((0, 2, 3))
@@ -81,8 +81,8 @@ def spectrum(x):                                                 # (windows, T, 
     return power / power.sum()
 
 
-def compare(q):                                                  # (windows, T + 1, H, D) -> {measure: value}, w, 2 powers
-    """MEASURES of queries and their momentum."""
+def compare(q):                                                  # (windows, T + 1, H, D)
+    """Queries and their momentum -> MEASURES; the frequencies, the power of each."""
     q, p = q[:, 1:], q.diff(dim=1)
     cosine = torch.cosine_similarity(q, p, -1)
     w = 2 * math.pi * np.arange(q.shape[1] // 2 + 1) / q.shape[1]
@@ -121,9 +121,8 @@ def work(minutes, characters, seed, dataset, small):
         with without(model, band):
             found[f"without {band}"] = read() - plain
     for measure, values in dict(loss=plain, **found).items():
-        for place, at in zip(PLACES, (recurs, ~recurs)):
-            if at.any():
-                rows.append([measure, "", place, "", values[at].mean(dtype=np.float64)])
+        rows += [[measure, "", place, "", values[at].mean(dtype=np.float64)]
+                 for place, at in zip(PLACES, (recurs, ~recurs)) if at.any()]
     return rows
 
 
@@ -148,7 +147,7 @@ def draw(rows, s):
     with rc_context({"font.size": 13}):
         ax = Figure(figsize=(9, 5.4), layout="constrained").subplots()
         w = np.array(sorted({r["frequency"] for r in rows if r["frequency"] != ""}))
-        width = np.where(np.isclose(w % math.pi, 0, atol=1e-5) | (w > math.pi - 1e-5), 0.5, 1)        # 0 and pi: half
+        width = np.where((w < 1e-5) | (w > math.pi - 1e-5), 0.5, 1)                     # 0 and pi have no -w
         ends, powers = [], []
         for name, label, colour in (("power of q", "query q", COLOURS[0]), ("power of p", "momentum p", COLOURS[1])):
             power = np.array([np.mean(mean(name, frequency=at)) for at in w]) * width.sum() / width
@@ -161,11 +160,10 @@ def draw(rows, s):
         if top > 2.6:                                            # the average query would press all else flat
             ax.text(0.2, 2.42, f"up to {top / 1.1:.1f}", color=COLOURS[0])
         shared, cosine = np.mean(mean("overlap")), np.mean(mean("cosine"))
-        ax.text(w[len(w) // 2], both.max() / 4, f"shared: {shared:.0%}", ha="center")
-        ax.set(xticks=[0, math.pi / 2, math.pi], xticklabels=["0", "π/2", "π"], xlim=(0, math.pi), ylim=(0, min(top, 2.6)),
-               xlabel="frequency along the text (radians per token)", ylabel="power (mean 1)",
-               title=f"Not orthogonal: the cosine of q and p is {cosine:.2f}" if cosine > 0.1 else
-               f"The cosine of q and p is {cosine:.2f}")
+        ax.text(w[len(w) // 2], both.max() / 4, "shared", ha="center")
+        title = f"Query and momentum share {shared:.0%} of their spectra; their cosine is {cosine:.2f}"
+        ax.set(xticks=[0, math.pi / 2, math.pi], xticklabels=["0", "π/2", "π"], title=title, ylabel="power (mean 1)",
+               xlim=(0, math.pi), ylim=(0, min(top, 2.6)), xlabel="frequency along the text (radians per token)")
         name_ends(ax, ends, 0.08, 0.25)
         save_picture(ax.figure, s.out, "bands.png")
 
