@@ -1,9 +1,9 @@
 """
 Are Momentum's two signals, query and momentum, orthogonal, and does the shear carry recall and leave the rest alone?
 
-The original calls q slow ("DC") and p_t = q_t - q_{t-1} fast ("AC"). Its theorems: the two are orthogonal, and the shear
-adds recall beside what attention does anyway. A model with gamma = 1 is trained; queries are those that enter the shear.
-Exactly, q_t . p_t = (|q_t|^2 - |q_{t-1}|^2 + |p_t|^2) / 2. Queries of one length, as here, have
+The original calls q slow ("DC") and p_t = q_t - q_{t-1} fast ("AC"). Its theorems: the two are orthogonal, and the
+shear adds recall beside what attention does anyway. A model with gamma = 1 is trained; queries are those that enter the
+shear. Exactly, q_t . p_t = (|q_t|^2 - |q_{t-1}|^2 + |p_t|^2) / 2. Queries of one length, as here, have
 cos(q_t, p_t) = |p_t| / 2|q_t|: never below zero, and zero only where q stands still.
 
   cosine, absolute cosine   of q_t and p_t in a layer, mean over tokens and heads; orthogonal: 0

@@ -5,8 +5,8 @@ Its original calls the model interpretable through its equation, whose one quant
 nu = softplus(W_nu z + b). A trained model reads the validation text as a stream; in each layer nu is taken of every
 character that it reads, as the mean over the channels.
 
-  first letter, inside a word, other     mean of nu there minus its mean over the text, in standard deviations along the
-                                         text. A word is letters only; other: spaces, ends of lines, punctuation
+  first letter, inside a word,           mean of nu there minus its mean over the text, in standard deviations along the
+  between words                          text. A word is letters only; between: spaces, ends of lines, punctuation
   first minus inside                     the difference of the first two
   surprise, loss, entropy                rank correlation of nu with the loss of the character that is read, with that
                                          of the next one, which nu helps to predict, and with the entropy of that
@@ -36,7 +36,7 @@ from reach import spelled
 from common.score import nats, token_losses
 from common.settings import guard
 
-PLACES = ("first letter", "inside a word", "other")
+PLACES = ("first letter", "inside a word", "between words")
 GAP = "first minus inside"
 RANKS = ("surprise", "loss", "entropy")
 COLUMNS = "minutes characters seed dataset small layer measure tokens value".split()
