@@ -8,6 +8,7 @@ transformer. Here each model reads the validation text once as a stream, after t
   loss           nats per character of the same stream, as train.py gives it in the end
 
 Differences to the baseline, momentum with gamma = 0, are paired by random seed, with 95% intervals by Student's t.
+Models that race.py has trained for as long are not trained again.
 
     python experiments/accuracy.py                 about five minutes on two cores: one seed, 30 CPU-seconds each
     python experiments/accuracy.py full=true       three seeds, 180 CPU-seconds: an hour of a core; resume=true goes on

@@ -16,7 +16,7 @@ cos(q_t, p_t) = |p_t| / 2|q_t|: never below zero, and zero only where q stands s
                             reach.py, and for all other characters
 
     python experiments/bands.py                    a minute on two cores: one seed, 30 CPU-seconds
-    python experiments/bands.py full=true          three seeds, 180 CPU-seconds: ten CPU-minutes; resume=true goes on
+    python experiments/bands.py full=true          three seeds, 180 CPU-seconds: 12 CPU-minutes; resume=true goes on
 """
 import math
 import sys

@@ -202,7 +202,8 @@ def claim_orthogonal(data):
     run: bands"""
     cosines = over_layers(data, "absolute cosine")
     both, q, p = (mean(over_layers(data, measure)) for measure in ("overlap", "above pi/2 of q", "above pi/2 of p"))
-    more = f"spectra along the text share {both:.0%}; {q:.0%} of the power of q and {p:.0%} of that of p is above pi/2"
+    more = (f"q of one length, as here, has cos(q, p) = |p| / 2|q|, zero only where it stands still; spectra along the "
+            f"text share {both:.0%}; {q:.0%} of the power of q and {p:.0%} of that of p is above pi/2")
     holds, no = max(cosines.values()) < 0.1, min(cosines.values()) > 0.3
     return verdict(holds, no), says(interval(cosines.values()), 2), more
 

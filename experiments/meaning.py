@@ -12,8 +12,8 @@ character that it reads, as the mean over the channels.
                                          of the next one, which nu helps to predict, and with the entropy of that
                                          prediction (nats)
 
-Means over random seeds with 95% intervals by Student's t. A token's nu follows its letter, so some of this only says
-that nu knows which character it is.
+Means over random seeds with 95% intervals by Student's t. nu follows the character that is read, so some of this only
+says that it knows which one that is. Models that race.py has trained for as long are not trained again.
 
     python experiments/meaning.py                  a minute on two cores: one seed, 30 CPU-seconds
     python experiments/meaning.py full=true        three seeds, 180 CPU-seconds: ten CPU-minutes; resume=true goes on
