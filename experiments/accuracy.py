@@ -93,6 +93,7 @@ def draw(rows, s):
                xlabel="accuracy minus that of the baseline (percentage points)",
                title="How often the next character is the expected one")
         ax.margins(x=0.1)
+        ax.set_xlim(min(-1.5, ax.get_xlim()[0]))                 # room for what was published
         save_picture(ax.figure, s.out, "accuracy.png")
 
 
