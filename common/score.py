@@ -28,10 +28,15 @@ def evaluating(model):
 ROUNDING = 1e-9         # nats: differences of the logits of 1e-5, which float32 makes, are below it
 
 
+def nats(logits, y):                                             # (B, T, V), (B, T) -> (B, T)
+    """The loss of each token y."""
+    return F.cross_entropy(logits.transpose(1, 2), y, reduction="none")
+
+
 @torch.inference_mode()
-def token_losses(model, tokens, chunk, autocast=nullcontext(), tell=lambda share: None, state=None):
+def token_losses(model, tokens, chunk, autocast=nullcontext(), tell=lambda share: None, state=None, score=nats):
     """Nats of every token after the first: tokens (B, N + 1) -> (B, N), read `chunk` at a time as B streams, which go
-    on from a `state` that was filled before."""
+    on from a `state` that was filled before. Another `score` of logits and tokens may give several numbers a token."""
     device = next(model.parameters()).device
     tokens = torch.from_numpy(np.asarray(tokens).astype(np.int64)).to(device)
     inputs = tokens[:, :-1].split(chunk, 1)
@@ -41,7 +46,7 @@ def token_losses(model, tokens, chunk, autocast=nullcontext(), tell=lambda share
         for i, (x, y) in enumerate(zip(inputs, targets)):
             with autocast:
                 logits = model(x, state=state)[0]                                       # (B, chunk, V)
-            losses.append(F.cross_entropy(logits.float().transpose(1, 2), y, reduction="none").cpu())
+            losses.append(score(logits.float(), y).cpu())
             tell((i + 1) / len(inputs))
     return torch.cat(losses, 1).numpy()
 

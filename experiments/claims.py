@@ -182,6 +182,50 @@ def claim_high_pass(data):
     return verdict(high > 1 and low < 0.1, high <= 1), f"gain {low:.2f} to {high:.2f}", "engineers call it a high shelf"
 
 
+def by_layer(data, table, measure):                              # -> {layer: {seed: value}}
+    rows = data.table(table, ["measure", "layer", "seed", "value"])
+    layers = sorted({r["layer"] for r in rows if r["measure"] == measure})
+    if not layers:
+        raise Missing(table)
+    return {layer: data(table, "value", measure=measure, layer=layer) for layer in layers}
+
+
+def over_layers(data, measure):                                  # of the bands -> {seed: mean over layers}
+    found = by_layer(data, "bands", measure).values()
+    return {seed: float(np.mean([layer[seed] for layer in found])) for seed in min(found, key=len)}
+
+
+def claim_orthogonal(data):
+    """Momentum: DC and AC are orthogonal
+    claimed: a theorem: the query and its momentum p_t = q_t - q_{t-1} carry orthogonal signals
+    how: mean |cos(q_t, p_t)| of the queries that enter the shear, over tokens, heads and layers of a model trained with
+        gamma = 1
+    rule: holds if it is below 0.1 for every random seed, no if above 0.3 for every one
+    run: bands"""
+    cosines = over_layers(data, "absolute cosine")
+    both, q, p = (mean(over_layers(data, measure)) for measure in ("overlap", "above pi/2 of q", "above pi/2 of p"))
+    more = (f"q of one length, as here, has cos(q, p) = |p| / 2|q|, zero only where it stands still; spectra along the "
+            f"text share {both:.0%}; {q:.0%} of the power of q and {p:.0%} of that of p is above pi/2")
+    holds, no = max(cosines.values()) < 0.1, min(cosines.values()) > 0.3
+    return verdict(holds, no), says(interval(cosines.values()), 2), more
+
+
+def claim_bands(data):
+    """Momentum: the shear carries recall, the rest of attention is untouched
+    claimed: what is slow passes as it was, what is fast brings recall
+    how: a model trained with gamma = 1 loses p: the rise of the loss at the rest of words that occurred in the last 512
+        characters, minus that at all others
+    rule: holds if the difference is above zero and the rise at all others below 0.01 nats, no if the difference is
+        below zero
+    run: bands"""
+    occurred, others = "rest, word occurred", "all others"
+    rise = lambda band, place: data("bands", "value", measure=f"without {band}", place=place)
+    gap = paired(rise("AC", occurred), rise("AC", others))
+    rises = {band: [interval(rise(band, place).values()) for place in (occurred, others)] for band in ("AC", "DC")}
+    more = ", ".join(f"without {band} {says(both[0])} and {says(both[1])}" for band, both in rises.items())
+    return verdict(gap[1] > 0 and rises["AC"][1][2] < 0.01, gap[2] < 0), says(gap) + " nats", more
+
+
 def claim_lower_on_text(data):
     """Momentum: a lower loss on text than the plain transformer
     claimed: a model of 125M parameters comes within 2.9% of the loss of a plain one of 350M; here, one size
@@ -204,6 +248,20 @@ def claim_within_five(data):
     stream, cold = percent(stream), percent(cold)
     holds = max(stream[2], cold[2]) < 5
     return verdict(holds, min(stream[1], cold[1]) > 5), says(stream, 1, "%"), f"in windows {says(cold, 1, '%')}; {both}"
+
+
+def claim_accuracy(data):
+    """Wave Field: 50.5% accuracy against 51.0%
+    claimed: half a point below a transformer
+    how: the share of characters that were the most likely one, the validation text as a stream, after three minutes
+    rule: holds if it is less than one point below the baseline, no if more
+    run: accuracy"""
+    of = lambda key: [data("accuracy", key, model=m) for m in ("wavefield", "baseline")]
+    ours, theirs = of("accuracy")
+    gap = paired(ours, theirs)
+    perplexity = " and ".join(f"{math.exp(mean(loss)):.2f}" for loss in of("loss"))
+    more = f"{mean(ours):.1f}% and {mean(theirs):.1f}%, perplexity {perplexity}"
+    return verdict(gap[1] > -1, gap[2] < -1), says(gap, 2) + " points", more
 
 
 def claim_byte_pairs(data):
@@ -379,6 +437,24 @@ def claim_smooth(data):
     once, thrice = (spelled(data, "largest_rise", "swiglu", lr_factor=factor) for factor in (1, 3))
     holds, no = max(once[2], thrice[2]) < 0.01, min(once[1], thrice[1]) > 0.01
     return verdict(holds, no), says(once, 4) + " nats", f"at three times the rate {says(thrice, 4)}"
+
+
+def claim_meaning(data):
+    """Advection-GLU: interpretable through its equation
+    claimed: one can read in its viscosity what it does
+    how: nu (mean over channels) at first letters of words minus that inside words, in standard deviations along the
+        text, in each layer of a trained model
+    rule: holds if the two differ by at least 0.5, up or down, in every layer, no if in none
+    run: meaning"""
+    gaps = {layer: interval(gap.values()) for layer, gap in by_layer(data, "meaning", "first minus inside").items()}
+    short = ", ".join(says(gap, 2) for gap in gaps.values()) + " in the layers"
+    apart = [min(abs(gap[1]), abs(gap[2])) >= 0.5 and gap[1] * gap[2] > 0 for gap in gaps.values()]
+    close = [max(abs(gap[1]), abs(gap[2])) < 0.5 for gap in gaps.values()]
+    ranks = []
+    for name in ("surprise", "loss", "entropy"):
+        found = by_layer(data, "meaning", name).values()
+        ranks.append(f"{name} " + ", ".join(says(interval(rank.values()), 2) for rank in found))
+    return verdict(all(apart), all(close)), short, "rank correlation with " + "; with ".join(ranks)
 
 
 # Hydra and Zeus.

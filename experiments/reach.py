@@ -51,6 +51,15 @@ class Settings:
 FULL = dict(seeds=3, minutes=3.0, characters=100_000)
 
 
+def spelled(data, characters, dataset):                          # -> (N + 1,) ids, the N + 1 characters that they are
+    """The beginning of the validation text, if its tokens are single characters."""
+    ids = data.val[:characters + 1]
+    text = Tokenizer(data.meta["tokenizer"]).decode(ids.tolist())
+    if len(text) != len(ids):
+        raise UserError(f"the tokens of {dataset} are not single characters; take another dataset, or vocab=0")
+    return ids, text
+
+
 def kinds(text):                                                 # a string of N -> (N,) index into KINDS, -1: none
     """What each character is. A word is letters only, in any case; it must be complete to have occurred."""
     kind = np.full(len(text), -1)
@@ -86,10 +95,7 @@ def silence(model, low, high):
 
 def work(minutes, characters, seed, dataset, small):
     model, data, _ = trained("wavefield", dataset, {}, small, minutes=minutes, seed=seed)
-    ids = data.val[:characters + 1]
-    text = Tokenizer(data.meta["tokenizer"]).decode(ids.tolist())
-    if len(text) != len(ids):
-        raise UserError(f"the tokens of {dataset} are not single characters; take another dataset, or vocab=0")
+    ids, text = spelled(data, characters, dataset)
     kind = kinds(text)[1:]                                       # of the tokens that are predicted
     read = lambda: token_losses(model, ids[None], max(model.config.block_size, 512))[0]
     plain, rows = read(), []

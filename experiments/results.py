@@ -39,19 +39,14 @@ class Row:
 
 
 UNTESTED = """\
-- *Momentum: DC and AC signals are orthogonal* (a theorem of its original). No script yet. The exact identity
-  q . p = (|q_t|^2 - |q_{t-1}|^2 + |p|^2) / 2 says that q and p = q_t - q_{t-1} are not orthogonal at a fixed length,
-  unless q stands still.
 - *Momentum: 125M parameters track 350M.* Two cores cannot; one size is compared above.
-- *Wave Field: an accuracy of 50.5% against 51.0%.* Only losses are measured here.
 - *Hydra: the latent flow obeys an anisotropic Navier-Stokes equation.* It has something called pressure, a viscosity
   and a force, but no u . grad u and no incompressibility. *Zeus: Maxwell's equations* are enforced nowhere, and the
   force is orthogonal to its own field by construction, which says nothing about work on the flow.
 - *Wave Field: no variant of Mamba or Hyena.* A matter of definition, and the file shows the opposite: a head is one
   complex pole of a diagonal linear state space, as in S4D (arXiv 2206.11893) and the LRU (arXiv 2303.06349). Nothing
   travels: it is an oscillator in time.
-- *FluidLM: its gradient loss steadies generation*; *Advection-GLU: interpretable through its equation.* No experiment
-  yet."""
+- *FluidLM: its gradient loss steadies generation.* No experiment yet."""
 
 
 def rows_of(data):

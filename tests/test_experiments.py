@@ -14,7 +14,10 @@ from helpers import awake, tokens
 from common.checkpoint import COLUMNS, ROOT, load_model
 from common.settings import UserError
 
-TINY = {"induction": "steps=4 longest=4 depth=1 gammas=0,1",
+TINY = {"accuracy": "small=true minutes=0.0005 seeds=2 models=wavefield",
+        "bands": "small=true minutes=0.0005 seeds=2 characters=400",
+        "meaning": "small=true minutes=0.0005 seeds=2 characters=400",
+        "induction": "steps=4 longest=4 depth=1 gammas=0,1",
         "speed": "small=true training=64 kernel=64 stream=64 rounds=0",
         "filters": "small=true max_iters=2",
         "flow": "small=true minutes=0.0005 texts=2",
@@ -324,6 +327,82 @@ def test_silent_waves(monkeypatch):
     heads, hooks = reach.silence(model, middle, float("inf"))
     written = attn.write(x)[0].abs().amax((0, 1, 3)) > 0         # (H,)
     assert torch.equal(written, attn.reach() < middle) and 0 < heads < model.config.n_layer * model.config.n_head
+
+
+def test_query_and_momentum(monkeypatch):
+    """The identity of their product, in a model and in any text of vectors; what spectra of known waves share."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    import bands
+    own = bands.queries(awake(load_model("momentum"), gamma=1.0), tokens((40,)).numpy()).flatten(0, 1)
+    for x in own, torch.randn(2, 9, 3, 8, dtype=torch.float64):
+        q, last, p = x[:, 1:], x[:, :-1], x.diff(dim=1)
+        squares = (q.square() - last.square() + p.square()).sum(-1) / 2
+        assert torch.allclose((q * p).sum(-1), squares, atol=1e-12)
+    half = (own.diff(dim=1).norm(dim=-1) / own[:, 1:].norm(dim=-1) / 2).mean().item()
+    found = bands.compare(own)[0]
+    assert own.shape == (9, 12, 2, 16) and 0.1 < half == pytest.approx(found["cosine"], rel=1e-4)
+    t = torch.arange(65, dtype=torch.float64)[:, None, None]
+    wave = lambda w: torch.cat(((w * t).cos(), (w * t).sin()), -1)[None]
+    slow, w, _, of_p = bands.compare(torch.cat((20 + 0 * wave(0), wave(1.5)), -1))
+    assert slow["overlap"] < 0.05 and slow["cosine"] < 0.05 and w[np.argmax(of_p)] == pytest.approx(1.5, abs=0.05)
+    fast = bands.compare(torch.cat((wave(0.4), wave(2.9)), -1))[0]
+    assert fast["above pi/2 of q"] == pytest.approx(0.5, abs=0.01) and fast["overlap"] < 0.6
+    share = 1 / (1 + np.sin(0.2) ** 2 / np.sin(1.45) ** 2)       # of p: |1 - e^{-iw}| = 2 sin(w/2)
+    assert fast["above pi/2 of p"] == pytest.approx(share, abs=0.01)
+    assert bands.compare(wave(0.5))[0]["overlap"] > 0.95         # one wave: its difference is the same wave
+    noise = torch.randn(400, 65, 1, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert bands.spectrum(noise[:, 1:]).numpy() * 64 == pytest.approx([1, *[2] * 31, 1], rel=0.2)
+
+
+@torch.no_grad()
+def test_a_band_taken_out(monkeypatch):
+    """Without AC: gamma = 0. Without DC: (q^, k^) minus (q, k). Afterwards the model is as it was."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    import bands
+    module = load_model("momentum")
+    model, idx = awake(module, gamma=0.7), tokens((1, 12))
+    first = lambda gamma=None: next(module.queries_and_keys(model, idx, gamma))
+    sheared, plain = first(), first(0)
+    with bands.without(model, "AC"):
+        for q, x in zip(first(), plain):
+            assert torch.equal(q, x)
+    with bands.without(model, "DC"):
+        for q, x, y in zip(first(), sheared, plain):
+            assert torch.allclose(q, x - y) and q[:, 0].abs().max() == 0 < q.abs().max()
+    for q, x in zip(first(), sheared):
+        assert torch.equal(q, x)
+
+
+def test_accuracy_and_loss_of_a_stream(monkeypatch):
+    """In one reading, the same loss; the share of hits against the logits of the whole text at once."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    import accuracy
+    model, text = awake(load_model("wavefield")), tokens((700,)).numpy()
+    n, hit, loss = accuracy.read(model, text)
+    idx = torch.from_numpy(text)[None]
+    with torch.no_grad():
+        logits, whole = model(idx[:, :-1], idx[:, 1:])
+    expected = 100 * (logits.argmax(-1) == idx[:, 1:]).double().mean()
+    assert n == 699 and hit == pytest.approx(expected.item(), abs=1e-9)
+    assert loss == pytest.approx(whole.item(), abs=1e-6)
+
+
+@torch.no_grad()
+def test_viscosity_of_every_token(monkeypatch):
+    """nu in a stream is that of the whole text; entropy is the expected loss; letters know their place."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    import meaning
+    assert meaning.places("O'er the\nSea,").tolist() == [0, 2, 0, 1, 2, 0, 1, 1, 2, 0, 1, 1, 2]
+    model, text = awake(load_model("advection_glu")), tokens((600,)).numpy()
+    seen = []
+    hook = model.blocks[1].ffn.nu_up.register_forward_hook(lambda layer, args, s: seen.append(s))
+    logits = model(torch.from_numpy(text)[None, :-1])[0][0]
+    hook.remove()
+    nu, loss, entropy = meaning.read(model, text)
+    assert nu.shape == (3, 599) and nu[1] == pytest.approx((1 + seen[0][0].exp()).log().mean(-1).numpy())
+    p = logits.softmax(-1)
+    assert entropy == pytest.approx(-(p * p.log()).sum(-1).numpy(), rel=1e-5)
+    assert loss == pytest.approx(-p.log()[torch.arange(599), torch.from_numpy(text)[1:]].numpy(), rel=1e-4)
 
 
 @torch.no_grad()

@@ -162,3 +162,39 @@ def test_claims_of_a_run_and_of_leaks(results, tmp_path):
     assert row.short.startswith("-25.9% [") and "characters +0.0% [" in row.more and "128 channels -25.9%" in row.more
     row = next(row for row in results.rows_of(results.Data(tmp_path)) if "24 times" in row.title)
     assert "rings from iteration 0 on, and never for a whole cell" in row.more
+
+
+def test_claims_of_what_is_inside(results, tmp_path):
+    """Cosines, bands, accuracy, viscosity: each verdict on its side of its rule."""
+    import accuracy
+    import bands
+    import lab
+    import meaning
+    names = ("DC and AC are orthogonal", "the shear carries recall, the rest of attention is untouched",
+             "50.5% accuracy against 51.0%", "interpretable through its equation")
+
+    def write(module, rows):
+        lab.write_csv(tmp_path / f"{module.__name__}.csv", module.COLUMNS,
+                      [[row.get(column, "") for column in module.COLUMNS] for row in rows])
+
+    for cosine, recurs, rest, points, gaps, expected in (
+            (0.05, 0.2, 0.0, -0.5, (0.8, -0.9), ["holds"] * 4),
+            (0.2, 0.2, 0.1, -1.0, (0.8, 0.1), ["partly"] * 4),
+            (0.5, 0.1, 0.2, -2.0, (0.2, -0.1), ["no"] * 4)):
+        inside, hits, viscous = [], [], []
+        for seed in range(3):
+            noise = 0.01 * (seed - 1)
+            for l, measure in itertools.product((0, 1), bands.MEASURES):
+                inside.append(dict(seed=seed, measure=measure, layer=l, value=cosine + noise))
+            for band, (place, rise) in itertools.product(("AC", "DC"), zip(bands.PLACES, (recurs, rest))):
+                inside.append(dict(seed=seed, measure=f"without {band}", place=place, value=rise * (1 + noise)))
+            for model, score in (("wavefield", 51 + points), ("baseline", 51)):
+                hits.append(dict(model=model, seed=seed, accuracy=score + noise * (model == "wavefield"), loss=1.6))
+            for l, gap in enumerate(gaps):
+                viscous += [dict(seed=seed, layer=l, measure=measure, value=gap + noise)
+                            for measure in (meaning.GAP, *meaning.RANKS)]
+        write(bands, inside)
+        write(accuracy, hits)
+        write(meaning, viscous)
+        found = verdicts(results, tmp_path)
+        assert [found[name] for name in names] == expected
