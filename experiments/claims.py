@@ -504,21 +504,70 @@ def over_time(data, model, variant):                             # -> the differ
     return interval(quarter[:, 0]), interval(end[:, 0])
 
 
+def flow(data, variant="zeus, euler", **where):                  # -> {seed: its rows, in order}
+    found = {}
+    for row in data.table("flow", ["variant", "term", "rank_before", "rank"]):
+        if row["variant"] == variant and all(row[k] == v for k, v in where.items()):
+            found.setdefault(row["seed"], []).append(row)
+    if not found:
+        raise Missing("flow")
+    return found
+
+
 def claim_entropy(data):
     """Hydra: pressure raises the entropy of the tokens
     claimed: attention is a heat flow, a gradient ascent on the entropy of the token distribution
     how: effective rank of the cloud of tokens before and after each pressure step of a trained model, mean over layers
     rule: holds if it rises, no if it falls
     run: flow"""
-    rows = data.table("flow", ["variant", "term", "rank_before", "rank"])
-    own = [r for r in rows if r["variant"] == rows[0]["variant"] and r["term"] == "pressure"]
-    if not own:
-        raise Missing("flow")
-    rises = []
-    for seed in sorted({r["seed"] for r in own}):
-        rises.append(np.mean([r["rank"] - r["rank_before"] for r in own if r["seed"] == seed]))
-    gap = interval(rises)
-    return verdict(gap[1] > 0, gap[2] < 0), says(gap, 1) + " dimensions", f"of {rows[0]['variant']}"
+    rise = lambda rows: np.mean([r["rank"] - r["rank_before"] for r in rows])
+    gap = interval([rise(rows) for rows in flow(data, term="pressure").values()])
+    other = ", ".join(f"{layer:.0f} {says(interval([rise([rows[layer]]) for rows in found.values()]), 1)}"
+                      for found in [flow(data, "hydra, euler", term="pressure")] for layer in range(4))
+    return verdict(gap[1] > 0, gap[2] < 0), says(gap, 1) + " dimensions", f"without the force, by layer: {other}"
+
+
+def claim_cluster(data):
+    """Hydra: tokens cluster in the end
+    claimed: viscosity falls, so that tokens gather in points
+    how: effective rank of the cloud of tokens, and the mean cosine of two tokens of a text, after the last step minus
+        before the first
+    rule: holds if the rank falls and the cosine rises, no if the rank rises
+    run: flow"""
+    change = lambda key: interval([rows[-1][key] - rows[0][f"{key}_before"] for rows in flow(data).values()])
+    rank, cosine = change("rank"), change("cosine")
+    return verdict(rank[2] < 0 < cosine[1], rank[1] > 0), says(rank, 1) + " dimensions", f"the cosine {says(cosine, 2)}"
+
+
+def claim_rotation(data):
+    """Hydra: the skew matrix turns the tokens
+    claimed: a rotation, which keeps lengths
+    how: how much longer a token is after z + kappa z Omega, in a trained model, mean over layers; and the same weights
+        with the exact rotation in its place
+    rule: holds if it grows by less than 1%, no if by more
+    run: flow"""
+    growth = interval([np.mean([r["growth"] for r in rows]) for rows in flow(data, term="rotation").values()])
+    swapped = interval([rows[0]["swapped"] - rows[0]["swap_from"] for rows in flow(data).values()])
+    loss = lambda variant: {seed: rows[0]["val_loss"] for seed, rows in flow(data, variant).items()}
+    exact = paired(loss("zeus, cayley"), loss("zeus, euler"))
+    more = (f"the exact rotation in place of the trained one costs {says(swapped)} nats; trained with it, a model is "
+            f"{says(exact)} nats behind")
+    return verdict(growth[2] < 1, growth[1] > 1), says(growth, 0, "%") + " in length", more
+
+
+def claim_maxwell(data):
+    """Zeus: a magnetic field, whose force does no work
+    claimed: Maxwell's equations, div M = 0, and a force that only bends the flow
+    how: |div M| over the most that it can be for such a Jacobian (of a random one it is about 1%); and the absolute
+        cosine of the force and what the other terms of its layer add (of random directions it is 0.07)
+    rule: holds if div M is below 1% and the absolute cosine below 0.1, no if neither is
+    run: flow"""
+    own = flow(data, term="force").values()
+    div = interval([100 * np.mean([r["div"] for r in rows]) for rows in own])
+    work = interval([np.mean([r["work_size"] for r in rows]) for rows in own])
+    good, bad = (div[2] < 1, work[2] < 0.1), (div[1] > 1, work[1] > 0.1)
+    more = f"absolute cosine {says(work, 2)}. The force is orthogonal to its own field, by construction"
+    return verdict(all(good), all(bad)), f"|div M| {says(div, 1, '%')}", more
 
 
 def claim_zeus(data):

@@ -41,8 +41,7 @@ class Row:
 UNTESTED = """\
 - *Momentum: 125M parameters track 350M.* Two cores cannot; one size is compared above.
 - *Hydra: the latent flow obeys an anisotropic Navier-Stokes equation.* It has something called pressure, a viscosity
-  and a force, but no u . grad u and no incompressibility. *Zeus: Maxwell's equations* are enforced nowhere, and the
-  force is orthogonal to its own field by construction, which says nothing about work on the flow.
+  and a force, but no u . grad u and no incompressibility. `experiments/late.py` adds u . grad u.
 - *Wave Field: no variant of Mamba or Hyena.* A matter of definition, and the file shows the opposite: a head is one
   complex pole of a diagonal linear state space, as in S4D (arXiv 2206.11893) and the LRU (arXiv 2303.06349). Nothing
   travels: it is an oscillator in time.

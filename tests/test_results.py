@@ -107,11 +107,20 @@ def test_claims_of_spelling(results, tmp_path):
 
 def test_claims_of_tables_that_come_later(results, tmp_path):
     """Ranks of the cloud of tokens, exponents of scaling, silent waves: their columns are read as they are written."""
+    import flow
     import lab
     import reach
+    from flow import hydra
     for sign, expected in ((1, "holds"), (-1, "no")):
-        lab.write_csv(tmp_path / "flow.csv", ["variant", "seed", "layer", "term", "rank_before", "rank"],
-                      [["zeus", seed, l, "pressure", 9.0, 9 + sign + 0.1 * seed] for seed in range(3) for l in (0, 1)])
+        rows = []
+        for variant, seed, l, term in itertools.product(flow.VARIANTS, range(3), range(4), hydra.TERMS):
+            change = 0.1 * seed + (sign if term == "pressure" else -3 * (sign > 0))
+            size = (0.001 if sign > 0 else 0.5) + 0.0001 * seed
+            values = dict(variant=variant, seed=seed, layer=l, term=term, rank_before=9 - 2 * sign * l,
+                          rank=9 - 2 * sign * l + change, cosine_before=0.2, cosine=0.2 + 0.05 * sign + 0.001 * seed,
+                          growth=100 * size, work_size=size, div=size, val_loss=2 + 0.01 * seed, swapped=2, swap_from=1)
+            rows.append([values.get(column, "") for column in flow.COLUMNS])
+        lab.write_csv(tmp_path / "flow.csv", flow.COLUMNS, rows)
         slope = {"hydra": -0.1 - 0.02 * sign, "wavefield": -0.1 - 0.02 * sign, "baseline": -0.1, "no_zeus": -0.1}
         lab.write_csv(tmp_path / "scaling.csv", ["model", "minutes", "seed", "parameters", "val_loss"],
                       [[model, minutes, seed, size, 3 * size ** (slope[model] + 0.001 * seed * (model == "hydra"))]
@@ -127,7 +136,8 @@ def test_claims_of_tables_that_come_later(results, tmp_path):
         found = verdicts(results, tmp_path)
         for name in ("pressure raises the entropy of the tokens", "the gap to a transformer closes with capacity",
                      "the Lorentz-like force scales better", "heads take roles, from the letter to the passage",
-                     "computes longer where it is hard"):
+                     "computes longer where it is hard", "tokens cluster in the end",
+                     "the skew matrix turns the tokens", "a magnetic field, whose force does no work"):
             assert found[name] == expected, name
 
 
