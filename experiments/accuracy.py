@@ -10,7 +10,7 @@ transformer. Here each model reads the validation text once as a stream, after t
 Differences to the baseline, momentum with gamma = 0, are paired by random seed, with 95% intervals by Student's t.
 Models that race.py has trained for as long are not trained again.
 
-    python experiments/accuracy.py                 about five minutes on two cores: one seed, 30 CPU-seconds each
+    python experiments/accuracy.py                 about two minutes on two cores: one seed, 12 CPU-seconds each
     python experiments/accuracy.py full=true       three seeds, 180 CPU-seconds: an hour of a core; resume=true goes on
     python experiments/accuracy.py models=baseline,wavefield
 """
@@ -38,7 +38,7 @@ class Settings:
     out: str = "assets"             # folder of accuracy.csv and accuracy.png
     full: bool = False              # three seeds, three minutes
     seeds: int = 1                  # runs of each model
-    minutes: float = 0.5            # CPU-minutes of each run
+    minutes: float = 0.2            # CPU-minutes of each run
     dataset: str = "plays"          # the text
     models: str = ",".join(ENTRANTS)                             # who reads, beside the baseline
     small: bool = False             # tiny models, to try the script out
