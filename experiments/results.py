@@ -173,10 +173,9 @@ reach {reaches(data, "at first")} before training and {reaches(data, "trained")}
 
 ![Gain of token mixers against frequency](assets/filters.png)
 
-With their default settings the scripts take up to three minutes each on two cores (`sweep.py` eight). With
-`full=true` they take about 34 CPU-hours in all: `scaling.py` 15, `ablate.py` 5, `vocabulary.py` 2.5, `late.py` and
-`sweep.py` 2 each, the others an hour or less. They write into `assets/`, over what is shown here, unless `out=` names
-another folder.
+With their default settings the scripts take up to three minutes each on two cores (sweep: eight). With `full=true`
+they take about 34 CPU-hours in all: scaling 15, ablate 5, vocabulary 2.5, late and sweep 2 each, the others an hour or
+less. They write into `assets/`, over what is shown here, unless `out=` names another folder.
 [sweeps.md](experiments/sweeps.md) says how the defaults were chosen."""]
     return "\n".join(lines) + "\n"
 
