@@ -669,7 +669,7 @@ def film(model, tokens, path):
 # Norms are RMSNorm and carry no gain.
 #
 # Omega is stored as a whole matrix W, of which C (C-1)/2 numbers act: Muon moves matrices.
-# The lower half as free numbers, under AdamW, is behind early in a training and no worse at the end.
+# The lower half as free numbers, under AdamW, ends as low: experiments/sweeps.md.
 
 
 if __name__ == "__main__":

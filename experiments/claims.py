@@ -558,7 +558,7 @@ def claim_rotation(data):
 def claim_maxwell(data):
     """Zeus: a magnetic field, whose force does no work
     claimed: Maxwell's equations, div M = 0, and a force that only bends the flow
-    how: |div M| over the most that it can be for such a Jacobian (of a random one it is about 1%); and the absolute
+    how: the size of div M over the most that it can be for such a Jacobian (of a random one about 1%); and the absolute
         cosine of the force and what the other terms of its layer add (of random directions it is 0.07)
     rule: holds if div M is below 1% and the absolute cosine below 0.1, no if neither is
     run: flow"""
@@ -567,7 +567,7 @@ def claim_maxwell(data):
     work = interval([np.mean([r["work_size"] for r in rows]) for rows in own])
     good, bad = (div[2] < 1, work[2] < 0.1), (div[1] > 1, work[1] > 0.1)
     more = f"absolute cosine {says(work, 2)}. The force is orthogonal to its own field, by construction"
-    return verdict(all(good), all(bad)), f"|div M| {says(div, 1, '%')}", more
+    return verdict(all(good), all(bad)), f"div M {says(div, 1, '%')} of its most", more
 
 
 def claim_zeus(data):

@@ -25,6 +25,7 @@ def test_pages_are_what_the_generator_gives(results):
     assert (ROOT / "RESULTS.md").read_text("utf-8") == results.page(data, rows), "run experiments/results.py"
     assert results.summary(rows) in (ROOT / "README.md").read_text("utf-8"), "run experiments/results.py"
     assert {row.verdict for row in rows} <= set(results.VERDICTS)
+    assert not [row.title for row in rows if "|" in row.title + row.short], "it would end a cell of the table"
 
 
 def test_every_claim_says_what_it_is(results):
