@@ -2,7 +2,8 @@
 What does each token mixer do to slow and to fast changes along the text?
 
 On a frozen model each mixer is a linear filter over tokens: gain and phase against frequency. Lines are formulas,
-dots are measured: the torch operator is given a single 1 among zeros, and its answer is Fourier-transformed.
+dots are measured: the torch operator is given a single 1 among zeros, and its answer is Fourier-transformed. The
+table has all of them; the picture shows the gain of three.
 
     momentum         q_t + gamma (q_t - q_{t-1})             H = 1 + gamma - gamma e^{-iw}: gain 1 to 1 + 2 gamma
     fluidlm, upwind  u_t + D_d (u_{t-d} - u_t)               H = 1 - D_d + D_d e^{-iwd}, d = 1, 4, 16: smooths

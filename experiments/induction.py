@@ -150,7 +150,7 @@ def work(*job):                                 # what `collect` calls: one row
 
 def plan(s):
     """All jobs: (layers, shear, gamma, norm, louder, seed, steps, longest)."""
-    gammas = sorted({0.0, 1.0, *(convert("gammas", g, float) for g in s.gammas.split(","))})     # 0 and 1: the maps
+    gammas = sorted({0.0, 1.0, *(convert("gammas", g, float) for g in s.gammas.split(","))})     # 0 and 1: controls
     coarse = [0.0, *[g for g in gammas if g][::2]]
     jobs = []
     for seed in range(s.seeds):

@@ -6,7 +6,7 @@ peak above the model and its input. The attention models see the whole text here
 state is a cache; the other two hold a state that does not grow. `ratio` is how many times better than what is named,
 `at_least` our aim; rivals.py has what is compared. Training is at each model's defaults, generation at 256 channels
 and 6 layers, fluidlm 4 of 4 steps. `share` is what a training step spends on matrix products (attention included), on
-other operators, and between them.
+other operators, and between them. The table has it all; the picture shows three curves.
 
     python experiments/speed.py                    about three minutes
     python experiments/speed.py full=true          longer texts, more rounds
