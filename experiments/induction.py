@@ -105,7 +105,7 @@ def score(model, idx, targets):                                  # -> accuracy, 
 
 
 def train_recall(layers, shear, gamma, norm, louder, seed, steps, longest=0):
-    """Train one circuit -> model; accuracy, loss on fresh sequences; parameters, updates, tokens, CPU-seconds.
+    """Train one circuit -> accuracy, loss on fresh sequences; parameters, updates, tokens, CPU-seconds.
 
     The first quarter of the steps has 2 pairs in a sequence, then 4, 8 and 16: with 16 from the start nothing is
     learned for long. The learning rate falls over the second half. With `longest` it goes on at 16 pairs until the
@@ -141,11 +141,11 @@ def train_recall(layers, shear, gamma, norm, louder, seed, steps, longest=0):
                 end = step + steps // 2
     seconds = time.process_time() - began
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return model, *score(model, *tests), parameters, step, tokens, seconds
+    return *score(model, *tests), parameters, step, tokens, seconds
 
 
 def work(*job):                                 # what `collect` calls: one row
-    return [train_recall(*job)[1:]]
+    return [train_recall(*job)]
 
 
 def plan(s):
