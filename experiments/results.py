@@ -44,8 +44,7 @@ UNTESTED = """\
   and a force, but no u . grad u and no incompressibility. `experiments/late.py` adds u . grad u.
 - *Wave Field: no variant of Mamba or Hyena.* A matter of definition, and the file shows the opposite: a head is one
   complex pole of a diagonal linear state space, as in S4D (arXiv 2206.11893) and the LRU (arXiv 2303.06349). Nothing
-  travels: it is an oscillator in time.
-- *FluidLM: its gradient loss steadies generation.* No experiment yet."""
+  travels: it is an oscillator in time."""
 
 
 def rows_of(data):

@@ -35,6 +35,7 @@ TINY = {"accuracy": "small=true minutes=0.0005 seeds=2 models=wavefield",
         "influence": "small=true minutes=0.0005",
         "kick": "small=true minutes=0.0005 kicks=3",
         "halting": "small=true seeds=2 windows=2 draws=5 n_steps=3 epsilons=0,0.1",
+        "smooth": "small=true minutes=0.0005 seeds=2 texts=2 characters=32",
         "spelling": "small=true iters=2 characters=40",
         "viscosity": "small=true max_iters=1 seeds=1",
         "vocabulary": "small=true minutes=0.0005 vocabs=260 widths=16"}
@@ -385,6 +386,22 @@ def test_accuracy_and_loss_of_a_stream(monkeypatch):
     expected = 100 * (logits.argmax(-1) == idx[:, 1:]).double().mean()
     assert n == 699 and hit == pytest.approx(expected.item(), abs=1e-9)
     assert loss == pytest.approx(whole.item(), abs=1e-6)
+
+
+def test_texts_side_by_side_and_their_roughness(monkeypatch):
+    """Every text is drawn from the model: with one token that is all but certain, it is written all the time."""
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    import smooth
+    model = awake(load_model("fluidlm"))
+    a, b = (smooth.write(model, torch.arange(8), 3, 20, seed) for seed in (0, 0))
+    assert a.shape == (3, 20) and (a == b).all() and len({tuple(row) for row in a}) == 3
+    assert (a != smooth.write(model, torch.arange(8), 3, 20, 1)).any()
+    idx = tokens((2, 9))
+    with torch.no_grad():
+        u = model.flow(idx, None)[0].numpy()
+    assert smooth.roughness(model, idx) == pytest.approx(abs(u[:, 2:] - 2 * u[:, 1:-1] + u[:, :-2]).mean(), rel=1e-5)
+    model = lambda idx, state: (torch.full((*idx.shape, 5), -1e9).index_fill(-1, torch.tensor([3]), 0.0), None)
+    assert (smooth.write(model, torch.arange(2), 2, 4, 0) == 3).all()
 
 
 @torch.no_grad()

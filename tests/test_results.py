@@ -175,6 +175,20 @@ def test_claims_of_a_run_and_of_leaks(results, tmp_path):
     assert "rings from iteration 0 on, and never for a whole cell" in row.more
 
 
+def test_claim_of_a_smooth_fluid(results, tmp_path):
+    """Steadier, less steady, the same for sure, and too noisy to tell."""
+    import lab
+    import smooth
+    for gain, noise, expected in ((-0.1, 0.01, "holds"), (0.1, 0.01, "no"), (0.0, 0.001, "no"), (0.0, 0.1, "partly")):
+        rows = []
+        for weight, seed in itertools.product(smooth.WEIGHTS, range(3)):
+            values = dict(w_grad=weight, seed=seed, drift=(gain + noise * (seed - 1)) * (weight > 0), rough=1 - weight,
+                          val_loss=1.6, parameters=9, tokens=9, seconds=9)
+            rows.append([values.get(column, "") for column in smooth.COLUMNS])
+        lab.write_csv(tmp_path / "smooth.csv", smooth.COLUMNS, rows)
+        assert verdicts(results, tmp_path)["its gradient loss steadies generation"] == expected
+
+
 def test_claims_of_what_is_inside(results, tmp_path):
     """Cosines, bands, accuracy, viscosity: each verdict on its side of its rule."""
     import accuracy
