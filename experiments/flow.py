@@ -2,7 +2,7 @@
 Is Hydra a Navier-Stokes flow: which terms of the equation are there, and what does each do to a trained model's tokens?
 
     Navier-Stokes:  du/dt + u . grad u = -grad p + nu div grad u + f,   div u = 0
-    Hydra:          pressure (attention), rotation (z Omega), viscosity (z_{t-1} - z_t), force (Zeus only)
+    Hydra:          rotation (z Omega), viscosity (z_{t-1} - z_t), pressure (attention), force (Zeus only)
 
 There: something called pressure, a viscosity, which as an upwind difference is half transport and half diffusion, and
 a force of the form (curl M) x M. Not there: u . grad u, by which a flow carries itself, and div u = 0: no pressure is
@@ -100,9 +100,9 @@ def terms(model, idx):                                           # (B, T) -> row
     z, turn = model.embed(idx, 0)
     rows = []
     for l, layer in enumerate(model.layers):
-        path = [z, layer.pressure(z, turn, None)]
-        path.append(layer.rotation(path[-1]))
+        path = [z, layer.rotation(z)]
         path.append(layer.viscosity(path[-1], None))
+        path.append(layer.pressure(path[-1], turn, None))
         path.append(layer.force(path[-1]))
         z = path[-1]
         clouds = [cloud(p) for p in path]

@@ -280,6 +280,8 @@ FAULTS["hydra.py"] = [(old, new, model_tests("hydra")) for old, new in [
     ("return tangent(JM - JtM, n) / 2", "return (JM - JtM) / 2"),
     ("return self.nu * share[self.schedule]", "return self.nu * share[\"falling\"]"),
     ("self.nu = config.nu_at(l)", "self.nu = config.nu"),
+    ("z = self.viscosity(z, state)\n        z = self.pressure(z, turn, state)",
+     "z = self.pressure(z, turn, state)\n        z = self.viscosity(z, state)"),
     ("torch.tensor(float(config.kappa))", "torch.tensor(1.0)"),
     ("self.lam = nn.Parameter(torch.ones(()))", "self.lam = nn.Parameter(torch.zeros(()))"),
     ("return z + self.drop(self.proj(y.flatten(2)))", "return z + self.proj(y.flatten(2))"),
