@@ -5,7 +5,7 @@ terms of the Navier-Stokes equation, one after the other. With n = z / rms(z):
     dz/dtau  =  rotation + nu viscosity + pressure + Lorentz force
 
     z <- z + kappa z Omega              rotation: Omega^T = -Omega, in place of an MLP
-    z <- z + nu_l (z_{t-1} - z_t)       viscosity: a token mixes with the one before it
+    z <- z + nu (z_{t-1} - z_t)         viscosity: a token mixes with the one before it
     z <- z + Attention(n)               pressure: what a token attends to moves it
     z <- z + lambda/2 P (J - J^T) M     force: the curl of a learned field M acts on M; J = dM/dn
 
@@ -13,7 +13,7 @@ terms of the Navier-Stokes equation, one after the other. With n = z / rms(z):
     z         z           latent; n lies on a sphere of radius sqrt(C)      (B, T, C)
     skew      W           Omega = W - W^T turns z and does no work on it        (C, C)
     kappa     kappa       speed of the rotation, learned                    ()
-    nu        nu_l        nu (1 - l/(L-1)), l = 0 .. L-1: falls to 0        a number
+    nu        nu          viscosity of each channel, learned                (C,)
     w, mass   w_ts, m_s   attention weights; what key s has received        2 x (B, H, T, S)
     fc, out   W1, b1, W2  M = P g with g = W2 silu(W1 n + b1)               (R, C), (R,), (C, R)
     tangent   P           P f = f - n (n.f)/(n.n): f along the sphere       (B, T, C)
@@ -46,8 +46,9 @@ class Config:
     rotation: Literal["euler", "cayley"] = "euler"          # z + kappa z Omega, or a true rotation
     kappa: float = 1.0              # speed of rotation at the start, learned; 0 leaves it out
     laplacian: Literal["upwind", "one_sided"] = "upwind"    # z_{t-1} - z_t, or a second difference
-    nu: float = 0.1                 # largest viscosity, 0 to 1; 0 leaves it out
+    nu: float = 0.1                 # largest viscosity at the start, 0 to 1; 0 leaves it out
     schedule: Literal["falling", "constant", "rising"] = "falling"    # viscosity over the layers
+    learn_nu: bool = True           # learn it from there on, for each layer and channel
     temperature: float = 0.56       # divides the scores: below 1 attention is sharper
     pressure: Literal["softmax", "sinkhorn"] = "softmax"    # how attention weights are normalised
     sinkhorn_iters: int = 1         # column normalisations of pressure=sinkhorn; 0 is softmax
@@ -62,13 +63,13 @@ class Config:
             raise ValueError(f"nu={self.nu:g} should be 0 to 1, or viscosity would not smooth")
 
     def nu_at(self, l):
-        """Viscosity of layer l: nu (1 - l/(L-1)) falling, nu constant, nu l/(L-1) rising."""
+        """Viscosity of layer l of L: nu (1 - l/(L-1)) falling, nu constant, nu l/(L-1) rising."""
         tau = l / (self.n_layer - 1) if self.n_layer > 1 else 1.0
         share = {"falling": 1 - tau, "constant": 1, "rising": tau}
         return self.nu * share[self.schedule]
 
 
-PRESETS = {"original": dict(n_layer=8, n_head=8, n_embd=512, block_size=256, zeus=False),
+PRESETS = {"original": dict(n_layer=8, n_head=8, n_embd=512, block_size=256, learn_nu=False, zeus=False),
            "hydra": dict(n_layer=4, zeus=False)}                 # without the force; thin layers
 
 
@@ -118,11 +119,11 @@ def rotate(z, omega, kappa, how):                                # (B, T, C), (C
     return z + z @ A
 
 
-def viscosity_ref(z, nu, laplacian, last=None):                  # (T, C), (2, C) or None -> (T, C)
+def viscosity_ref(z, nu, laplacian, last=None):                  # (T, C), (C,) -> (T, C)
     """upwind:     z_t + nu (z_{t-1} - z_t)
     one_sided:  z_t + nu (z_t - 2 z_{t-1} + z_{t-2})
 
-    `last` are the two tokens before; before the first token of a text stands that token again.
+    `last` (2, C) are the two tokens before; before the first token of a text stands that token again.
     """
     if last is None:
         last = z[[0, 0]]
@@ -135,7 +136,7 @@ def viscosity_ref(z, nu, laplacian, last=None):                  # (T, C), (2, C
     return y
 
 
-def viscosity(z, nu, laplacian, state=None):                     # (B, T, C) -> (B, T, C)
+def viscosity(z, nu, laplacian, state=None):                     # (B, T, C), (C,) -> (B, T, C)
     """The state keeps the last two z."""
     last = z[:, [0, 0]]
     if state is not None:
@@ -311,12 +312,14 @@ class Layer(nn.Module):
         super().__init__()
         C = config.n_embd
         self.config = config
-        self.nu = config.nu_at(l)
-        self.qkv = nn.Linear(C, 3 * C, bias=False)
-        self.proj = nn.Linear(C, C, bias=False)
         if config.kappa:
             self.skew = nn.Linear(C, C, bias=False)
             self.kappa = nn.Parameter(torch.tensor(float(config.kappa)))
+        if config.nu:
+            nu = torch.full((C,), config.nu_at(l))
+            self.nu = nn.Parameter(nu, requires_grad=config.learn_nu)
+        self.qkv = nn.Linear(C, 3 * C, bias=False)
+        self.proj = nn.Linear(C, C, bias=False)
         if config.zeus:
             self.fc = nn.Linear(C, config.n_field)
             self.out = nn.Linear(config.n_field, C, bias=False)
@@ -331,7 +334,9 @@ class Layer(nn.Module):
         return rotate(z, omega, self.kappa, self.config.rotation)
 
     def viscosity(self, z, state):
-        """z <- z + nu_l (z_{t-1} - z_t)"""
+        """z <- z + nu (z_{t-1} - z_t)"""
+        if not self.config.nu:
+            return z
         return viscosity(z, self.nu, self.config.laplacian, state)
 
     def pressure(self, z, turn, state):
@@ -419,7 +424,8 @@ def forward_ref(params, idx, config):
             if c.kappa:
                 omega = skew_ref(p["skew.weight"])
                 z = rotate_ref(z, omega, p["kappa"], c.rotation)
-            z = viscosity_ref(z, c.nu_at(l), c.laplacian)
+            if c.nu:
+                z = viscosity_ref(z, p["nu"], c.laplacian)
             qkv = rms_norm_ref(z) @ p["qkv.weight"].T            # (T, 3 C)
             q, k, v = qkv.reshape(len(z), 3, c.n_head, -1).swapaxes(0, 1)
             q = rope_ref(rms_norm_ref(q) / c.temperature)
@@ -651,14 +657,18 @@ def film(model, tokens, path):
 # as the result is one number for all channels, which the next LayerNorm removes. So its viscosity
 # does nothing at all. Ours is causal and per channel, and changing nu changes the logits.
 #
+# nu is learned for each channel, so that the fluid is anisotropic, as the original says: 0.03 nats
+# lower, for 256 numbers (experiments/sweeps.md). Some become negative. That sharpens what viscosity
+# would smooth, and is the shear of momentum.py with gamma = -nu; for many short steps it would be
+# unstable, for a few it is not. learn_nu=false keeps the falling schedule of the original.
+#
 # laplacian="one_sided" is not Hydra's, but FluidLM's: z_t - 2 z_{t-1} + z_{t-2} is the Laplacian
 # at the token before. A wave of angle phi per token gets the gain |1 + nu (1 - e^{-i phi})^2|. It
 # is below 1 where cos phi > nu / (1 + nu), up to 0.46 pi at nu = 0.15, and above 1 beyond: slow
 # changes are smoothed, fast ones amplified. "upwind", |1 - nu + nu e^{-i phi}|, is never above 1.
 #
-# It begins with the pressure. Ours takes the two linear terms first, which commute, and then the two
-# that are not linear: 0.03 nats lower (experiments/sweeps.md). For short steps the order would not
-# matter; these are long.
+# It begins with the pressure. Ours takes the two linear terms first and then the two that are not:
+# 0.03 nats lower (experiments/sweeps.md). For short steps the order would not matter; these are long.
 #
 # Its rotation acts on LayerNorm(z), ours on z, so that z . z Omega = 0. Still an Euler step makes z
 # longer; rotation="cayley" is the true rotation.

@@ -76,11 +76,6 @@ def without_gate(model):
         block.attn.kvg.register_forward_hook(open_gates)
 
 
-def without_viscosity(model):
-    for layer in model.layers:
-        layer.nu = 0.0
-
-
 def without_slow_rope(model):
     model.config.slow = "off"
 
@@ -100,7 +95,7 @@ TERMS = {
     "hydra": {
         "pressure": lambda m: freeze(m, "proj.weight", 0.0),
         "rotation": lambda m: freeze(m, "skew.weight", 0.0),
-        "viscosity": without_viscosity,
+        "viscosity": lambda m: freeze(m, "nu", 0.0),
         "force": lambda m: freeze(m, "lam", 0.0)},
     "momentum": {
         "shear": lambda m: freeze(m, "gamma", 0.0),

@@ -95,9 +95,9 @@ def predicted(name, model, T):                                   # -> (T,) the s
                 flow = module.laplacian(past, F.softplus(block.diff).double(), T, model.config.laplacian)
                 seen = seen + block.step().double() * flow
     elif name == "hydra":
-        seen = F.pad(seen, (0, 0, 2, 0))                         # two empty tokens before it
+        seen = F.pad(seen.expand(-1, -1, model.config.n_embd), (0, 0, 2, 0))     # two empty tokens before it
         for layer in model.layers:
-            seen = module.viscosity(seen, layer.nu, model.config.laplacian)
+            seen = module.viscosity(seen, layer.nu.double(), model.config.laplacian)
         seen = seen[:, 2:]
     return seen.square().mean((0, 2)).numpy()
 

@@ -4,7 +4,8 @@ Should viscosity fall across the layers, and which Laplacian trains better?
 The original Hydra lets viscosity fall to zero with depth, so that tokens can cluster at the end. Here falling, none,
 constant and rising are trained on the same batches, for the same tokens, with the upwind stencil; then falling once
 more with the one-sided second difference, which smooths slow changes and amplifies fast ones, and with a third of the
-viscosity. Constant takes nu/2: with that, all three schedules have the same total viscosity.
+viscosity; at last as hydra.py has it, falling at the start and then learned for each channel. Constant takes nu/2:
+with that, all three schedules have the same total viscosity.
 
     python experiments/viscosity.py                about a minute on two cores: three seeds, 25 iterations each
     python experiments/viscosity.py full=true      300 iterations; resume=true goes on
@@ -42,11 +43,13 @@ FULL = dict(max_iters=300)
 
 def variants(nu):                                                # schedule, laplacian, nu
     return [("falling", "upwind", nu), ("none", "upwind", 0.0), ("constant", "upwind", nu / 2),
-            ("rising", "upwind", nu), ("falling", "one_sided", nu), ("falling", "upwind", nu / 3)]
+            ("rising", "upwind", nu), ("falling", "one_sided", nu), ("falling", "upwind", nu / 3),
+            ("learned", "upwind", nu / 3)]
 
 
 def work(schedule, laplacian, nu, iters, seed, dataset, small):
-    changes = dict(laplacian=laplacian, nu=nu) | ({} if schedule == "none" else {"schedule": schedule})
+    changes = dict(laplacian=laplacian, nu=nu, learn_nu=schedule == "learned")
+    changes["schedule"] = schedule if schedule in ("constant", "rising") else "falling"
     changes |= dict(zeus=False, n_layer=3 if small else LAYERS)  # one layer has no schedule
     _, _, progress = short_run("hydra", dataset, changes, small, max_iters=iters, seed=seed, evaluations=1)
     return [progress.rows[-1][3:5]]
