@@ -19,8 +19,9 @@ from common.checkpoint import load_model
 from common.settings import guard, settings, split
 
 CHANGES = ["momentum gamma=-0.5", "momentum gamma=1", "momentum shear=k", "wavefield stride=4",
-           "wavefield stride=4 init=original", "hydra nu=0", "hydra learn_nu=false", "hydra laplacian=one_sided", "hydra rotation=cayley",
-           "fluidlm n_steps=2", "fluidlm pump=broadcast", "advection_glu pre_ln=false", "advection_glu viscosity=token"]
+           "wavefield stride=4 init=original", "hydra nu=0", "hydra learn_nu=false",
+           "hydra laplacian=one_sided", "hydra rotation=cayley", "fluidlm n_steps=2",
+           "fluidlm pump=broadcast", "advection_glu pre_ln=false", "advection_glu viscosity=token"]
 COLUMNS = "change dataset iters small val_loss".split()
 
 
