@@ -657,18 +657,20 @@ def film(model, tokens, path):
 # as the result is one number for all channels, which the next LayerNorm removes. So its viscosity
 # does nothing at all. Ours is causal and per channel, and changing nu changes the logits.
 #
-# nu is learned for each channel, so that the fluid is anisotropic, as the original says: 0.03 nats
-# lower, for 256 numbers (experiments/sweeps.md). Some become negative. That sharpens what viscosity
-# would smooth, and is the shear of momentum.py with gamma = -nu; for many short steps it would be
-# unstable, for a few it is not. learn_nu=false keeps the falling schedule of the original.
+# nu is learned for each channel: the flow is anisotropic, as the original says. That is 0.03 nats
+# lower, for 256 numbers (experiments/sweeps.md). Some become negative. Then the term sharpens what
+# viscosity smooths, and is the shear of momentum.py with gamma = -nu: a filter that amplifies, stable
+# over two layers, and no viscosity. learn_nu=false keeps the original's, which falls with depth.
 #
 # laplacian="one_sided" is not Hydra's, but FluidLM's: z_t - 2 z_{t-1} + z_{t-2} is the Laplacian
 # at the token before. A wave of angle phi per token gets the gain |1 + nu (1 - e^{-i phi})^2|. It
 # is below 1 where cos phi > nu / (1 + nu), up to 0.46 pi at nu = 0.15, and above 1 beyond: slow
-# changes are smoothed, fast ones amplified. "upwind", |1 - nu + nu e^{-i phi}|, is never above 1.
+# changes are smoothed, fast ones amplified. "upwind", |1 - nu + nu e^{-i phi}|, is not above 1 for
+# any nu from 0 to 1.
 #
-# It begins with the pressure. Ours takes the two linear terms first and then the two that are not:
-# 0.03 nats lower (experiments/sweeps.md). For short steps the order would not matter; these are long.
+# The original begins with the pressure. Ours takes the two linear terms first, and then the two that
+# are not linear: 0.03 nats lower (experiments/sweeps.md). For short steps the order would not
+# matter; these are long.
 #
 # Its rotation acts on LayerNorm(z), ours on z, so that z . z Omega = 0. Still an Euler step makes z
 # longer; rotation="cayley" is the true rotation.
