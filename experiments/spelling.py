@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 from lab import COLOURS, collect, get_data, interval, paired, read_settings, said, save_picture, short_run
+from labels import name_ends
 
 from common.settings import guard
 from data.text import Tokenizer
@@ -160,37 +161,28 @@ def report(rows, s):
 
 
 def draw(rows, s):
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
-    fig = Figure(figsize=(13, 4.8), layout="constrained")
-    shown = {"known_words": "words of the\ntraining text", "play_lines": "lines in\ntheir place"}
-    speed, shares, rises = fig.subplots(1, 3, width_ratios=(1.5, 1.2, 1))
-    stops, ends = sorted({r["after"] for r in rows}), []
-    for i, m in enumerate(ENTRANTS):
-        known = [list(values(rows, m, "known_words", n).values()) for n in stops]
-        mean = [100 * np.mean(v) for v in known]
-        speed.plot(stops, mean, "o-", color=COLOUR[m])
-        ends.append((mean[-1], TITLES[m], COLOUR[m]))
-        for k, key in enumerate(shown):
-            share = 100 * np.array(list(values(rows, m, key, s.iters).values()))
-            shares.bar(k + 0.27 * i, share.mean(), 0.25, color=COLOUR[m])
-            shares.plot([k + 0.27 * i] * len(share), share, "k.", ms=5)
-            shares.annotate(f"{share.mean():.1f}", (k + 0.27 * i, share.max()), xytext=(0, 6), ha="center",
-                            textcoords="offset points", fontsize=9)
-        for factor in (1, 3):
-            rose = list(values(rows, m, "largest_rise", s.iters, factor).values())
-            rises.plot([factor + 0.25 * i] * len(rose), rose, "o", color=COLOUR[m])
-    low, high = speed.get_ylim()
-    y = low - 9
-    for value, title, colour in sorted(ends):                    # names beside the ends of the lines, pushed apart
-        y = max(value, y + 0.06 * (high - low))
-        speed.annotate(title, (1.04 * s.iters, y), color=colour, va="center", fontsize=9)
-    speed.set(title="how soon they spell", xlabel="iterations", ylabel="words of the training text, %",
-              xlim=(0, 1.8 * s.iters), xticks=stops)
-    shares.set(title=f"after {s.iters} iterations, % (dots: seeds)", ylim=(0, 112), xticks=np.arange(len(shown)) + 0.27,
-               xticklabels=shown.values())
-    rises.set(title="largest rise of the training loss", xlabel="learning rate, in units of the default", ylabel="nats",
-              xticks=(1.25, 3.25), xticklabels=("1", "3"), xlim=(0.6, 3.9), ylim=(0, None))
-    save_picture(fig, s.out, "spelling.png")
+    with rc_context({"font.size": 13}):
+        fig = Figure(figsize=(12, 5), layout="constrained")
+        speed, rises = fig.subplots(1, 2, width_ratios=(1.7, 1))
+        stops, ends = sorted({r["after"] for r in rows}), []
+        for i, m in enumerate(ENTRANTS):
+            known = [[100 * v for v in values(rows, m, "known_words", n).values()] for n in stops]
+            mean = [np.mean(v) for v in known]
+            speed.plot(stops, mean, "-", color=COLOUR[m], lw=2)
+            for n, share in zip(stops, known):
+                speed.plot([n] * len(share), share, "o", color=COLOUR[m], alpha=0.5, ms=5)
+            ends.append((stops[-1], mean[-1], f"{TITLES[m]}: {mean[-1]:.1f}%", COLOUR[m]))
+            for factor in (1, 3):
+                rose = list(values(rows, m, "largest_rise", s.iters, factor).values())
+                rises.plot([factor + 0.25 * i] * len(rose), rose, "o", color=COLOUR[m], alpha=0.7)
+        speed.set(title="How soon they spell; dots: seeds", xlabel="iterations", xticks=stops,
+                  ylabel="words of the training text, %")
+        rises.set(title="The largest rise\nof the training loss", xlabel="learning rate, in units of the default",
+                  ylabel="nats", xticks=(1.25, 3.25), xticklabels=("1", "3"), xlim=(0.6, 3.9), ylim=(0, None))
+        name_ends(speed, ends, 0.08, 0.9)
+        save_picture(fig, s.out, "spelling.png")
 
 
 def main():
