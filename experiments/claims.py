@@ -480,6 +480,8 @@ def claim_viscosity_falls(data):
     falls, others = loss("falling", nu), dict(constant=nu / 2, rising=nu, none=0)
     gaps = {name: paired(falls, loss(name, other)) for name, other in others.items()}
     text = f"nu = {nu:g}; falling minus " + ", ".join(f"{name} {says(gap)}" for name, gap in gaps.items())
+    learned = paired(data("viscosity", "val_loss", schedule="learned"), loss("none", 0))
+    text += f"; learned for each channel minus none {says(learned)}"
     lower, higher = [gap[2] < 0 for gap in gaps.values()], [gap[1] > 0 for gap in gaps.values()]
     return verdict(all(lower), any(higher)), says(gaps["none"]) + " nats against none", text
 

@@ -26,7 +26,7 @@ KEYS = ("claimed", "how", "rule", "run")                # of a claim's docstring
 CLAIMS = [f for name, f in vars(claims).items() if name.startswith("claim_")]
 # What a command says, if it is not the text alone.
 OPTIONS = dict(induction="seeds=3", speed="", memory="", kick="kicks=128 dataset=shakespeare_char")
-OLDER = ("speed", "ablate", "viscosity")    # measured before the models changed
+OLDER = ("speed", "ablate")    # measured before the models changed
 
 
 @dataclass

@@ -175,6 +175,23 @@ def test_claims_of_a_run_and_of_leaks(results, tmp_path):
     assert "rings from iteration 0 on, and never for a whole cell" in row.more
 
 
+def test_claim_of_viscosity_that_falls(results, tmp_path):
+    """Best of all, worse than one of the others, and too noisy to tell."""
+    import lab
+    import viscosity
+    for none, noise, expected in ((0.1, 0.001, "holds"), (-0.1, 0.001, "no"), (0.1, 0.3, "partly")):
+        rows = []
+        for seed, (schedule, laplacian, nu) in itertools.product(range(3), viscosity.variants(0.3)):
+            gap = {"none": none, "falling": 0.0}.get(schedule, 0.2)
+            values = dict(schedule=schedule, laplacian=laplacian, nu=nu, seed=seed,
+                          val_loss=2 + gap + noise * (seed - 1) * (schedule == "falling"))
+            rows.append([values.get(column, "") for column in viscosity.COLUMNS])
+        lab.write_csv(tmp_path / "viscosity.csv", viscosity.COLUMNS, rows)
+        assert verdicts(results, tmp_path)["viscosity should fall with depth"] == expected
+        row = next(row for row in results.rows_of(results.Data(tmp_path)) if "viscosity should fall" in row.title)
+        assert f"learned for each channel minus none {0.2 - none:+.3f}" in row.more
+
+
 def test_claim_of_a_smooth_fluid(results, tmp_path):
     """Steadier, less steady, the same for sure, and too noisy to tell."""
     import lab
