@@ -69,7 +69,8 @@ class Config:
         return self.nu * share[self.schedule]
 
 
-PRESETS = {"original": dict(n_layer=8, n_head=8, n_embd=512, block_size=256, learn_nu=False, zeus=False),
+PRESETS = {"original": dict(n_layer=8, n_head=8, n_embd=512, block_size=256,
+                            learn_nu=False, zeus=False),
            "hydra": dict(n_layer=4, zeus=False)}                 # without the force; thin layers
 
 
@@ -123,7 +124,7 @@ def viscosity_ref(z, nu, laplacian, last=None):                  # (T, C), (C,) 
     """upwind:     z_t + nu (z_{t-1} - z_t)
     one_sided:  z_t + nu (z_t - 2 z_{t-1} + z_{t-2})
 
-    `last` (2, C) are the two tokens before; before the first token of a text stands that token again.
+    `last` (2, C) are the two tokens before; before the first token stands that token again.
     """
     if last is None:
         last = z[[0, 0]]
@@ -659,8 +660,8 @@ def film(model, tokens, path):
 #
 # nu is learned for each channel: the flow is anisotropic, as the original says. That is 0.03 nats
 # lower, for 256 numbers (experiments/sweeps.md). Some become negative. Then the term sharpens what
-# viscosity smooths, and is the shear of momentum.py with gamma = -nu: a filter that amplifies, stable
-# over two layers, and no viscosity. learn_nu=false keeps the original's, which falls with depth.
+# viscosity smooths, and is the shear of momentum.py with gamma = -nu: no viscosity, but a filter
+# that amplifies. learn_nu=false keeps the original's, which falls with depth.
 #
 # laplacian="one_sided" is not Hydra's, but FluidLM's: z_t - 2 z_{t-1} + z_{t-2} is the Laplacian
 # at the token before. A wave of angle phi per token gets the gain |1 + nu (1 - e^{-i phi})^2|. It
@@ -668,8 +669,8 @@ def film(model, tokens, path):
 # changes are smoothed, fast ones amplified. "upwind", |1 - nu + nu e^{-i phi}|, is not above 1 for
 # any nu from 0 to 1.
 #
-# The original begins with the pressure. Ours takes the two linear terms first, and then the two that
-# are not linear: 0.03 nats lower (experiments/sweeps.md). For short steps the order would not
+# The original begins with the pressure. Ours takes the two linear terms first, and then the two
+# that are not linear: 0.03 nats lower (experiments/sweeps.md). For short steps the order would not
 # matter; these are long.
 #
 # Its rotation acts on LayerNorm(z), ours on z, so that z . z Omega = 0. Still an Euler step makes z

@@ -389,7 +389,7 @@ def test_accuracy_and_loss_of_a_stream(monkeypatch):
 
 
 def test_texts_side_by_side_and_their_roughness(monkeypatch):
-    """Every text is drawn from the model: with one token that is all but certain, it is written all the time."""
+    """Every text is drawn from the model, which reads the prompt and then each new token, with its state."""
     monkeypatch.syspath_prepend(ROOT / "experiments")
     import smooth
     model = awake(load_model("fluidlm"))
@@ -400,8 +400,10 @@ def test_texts_side_by_side_and_their_roughness(monkeypatch):
     with torch.no_grad():
         u = model.flow(idx, None)[0].numpy()
     assert smooth.roughness(model, idx) == pytest.approx(abs(u[:, 2:] - 2 * u[:, 1:-1] + u[:, :-2]).mean(), rel=1e-5)
-    model = lambda idx, state: (torch.full((*idx.shape, 5), -1e9).index_fill(-1, torch.tensor([3]), 0.0), None)
-    assert (smooth.write(model, torch.arange(2), 2, 4, 0) == 3).all()
+    def counts(idx, state=None):                         # all but certain: how many tokens it has read
+        state["n"] = state.get("n", 0) + idx.shape[1]
+        return torch.full((*idx.shape, 9), -1e9).index_fill(-1, torch.tensor([state["n"]]), 0.0), None
+    assert smooth.write(counts, torch.arange(2), 2, 4, 0).tolist() == [[2, 3, 4, 5]] * 2
 
 
 @torch.no_grad()
