@@ -179,7 +179,6 @@ FAULTS["common/machine.py"] = [
     ("            signal.signal(s, handler)", "            pass", RUNS),
     ("    torch.set_flush_denormal(True)", "    pass", "tests/test_train.py -k tuned"),
     ("return tensor / self.world", "return tensor", "tests/test_train.py -k two_processes"),
-    ("(model, find_unused_parameters=True)", "(model)", "tests/extra/test_runs.py -k leave_a_part"),
 ]
 
 FAULTS["common/counter.py"] = [
