@@ -47,7 +47,6 @@ class Config:
     n_steps: int = 1                          # Euler steps in each layer, all with the same weights
     n_embd: int = 128                         # channels
     d_state: int = 4                          # numbers the memory keeps per channel
-    memory_from: float = 0.3                  # part of the training that is done without the memory
     dropout: float = 0.0                      # on du/dt, while training
     dt: float = 1.0                           # time step before training; learned per layer
     dt_max: float = 2.0                       # its upper bound
@@ -68,8 +67,6 @@ class Config:
             raise ValueError(f"n_embd={self.n_embd} does not divide into the 4 heads of longconv")
         if not 0.005 * self.dt_max < self.dt < self.dt_max:
             raise ValueError(f"dt={self.dt} should be between 0.005 dt_max and {self.dt_max=}")
-        if not 0 <= self.memory_from < 1:
-            raise ValueError(f"memory_from={self.memory_from} should be between 0 and 1")
         if min(self.n_steps, self.d_state, self.local_window, self.patience) < 1:
             raise ValueError("n_steps, d_state, local_window and patience should be 1 or more")
 
@@ -80,7 +77,6 @@ PRESETS = {"original": dict(
     n_embd=512,
     block_size=256,
     d_state=16,
-    memory_from=0.0,
     dt=0.1,
     dt_max=0.2,
     laplacian="original",
@@ -357,15 +353,14 @@ class Block(nn.Module):
         c = self.config
         return c.dt_max * (0.005 + 0.995 * torch.sigmoid(self.dt_gate)) / c.n_layer ** 0.5
 
-    def rhs(self, u, R, h, state, early=False):                  # 3 x (B, T, C) -> (B, T, C)
+    def rhs(self, u, R, h, state):                               # 3 x (B, T, C) -> (B, T, C)
         """du/dt: the right-hand side of the equation, one term a line."""
         c = self.config
         T = u.shape[1]
         a, b = F.softplus(self.alpha)
         past = history(u, self.reach, state, "u")                # (B, reach + T, C)
         du = laplacian(past, F.softplus(self.diff), T, c.laplacian)      # diffusion(u)
-        if not early:
-            du = du + self.memory(u, state)                              # memory(u)
+        du = du + self.memory(u, state)                                  # memory(u)
         du = du + R                                                      # reaction(u)
         du = du + a * h                                                  # pump
         du = du + b * self.local(local_mean(past, c.local_window, T))    # local mean
@@ -373,12 +368,11 @@ class Block(nn.Module):
             du = du + self.longconv(past, T)
         return du
 
-    def forward(self, u, h, count, state=None, early=False):     # 2 x (B, T, C), (T, 1)
+    def forward(self, u, h, count, state=None):                  # 2 x (B, T, C), (T, 1)
         """The Euler steps -> u, h, and a report (n_steps, B, T, 2): for each step and token the
         turbulence, and how far the pump's gates were outside 0.2 .. 0.8.
 
         count: how many tokens there are up to each. state: a dict to be filled; None: keep nothing.
-        early: leave the memory out, which is slow, as early in the training.
         A token that has halted keeps its u, which later tokens go on reading; its report is NaN.
         """
         c = self.config
@@ -399,7 +393,7 @@ class Block(nn.Module):
             pumped, g = pump(
                 R, u, h, self.gate_x.weight, self.gate_h.weight, self.theta,
                 count, own, c.pump == "causal")
-            du = self.rhs(u, R, pumped, own, early)
+            du = self.rhs(u, R, pumped, own)
             new = rms_norm(u + dt * F.dropout(du, c.dropout, self.training))
             # What is new holds for the tokens that live; those that have halted stay as they are.
             tau = turbulence(u, new)
@@ -479,11 +473,10 @@ class Model(nn.Module):
         """The fluid after the last layer, and the reports of all: (n_layer, n_steps, B, T, 2)."""
         pos = 0 if state is None else state.get("pos", 0)
         u, h, count = self.start(idx, pos)
-        early = self.training and self.progress < self.config.memory_from
         reports = []
         for l, block in enumerate(self.blocks):
             own = None if state is None else state.setdefault(l, {})
-            u, h, report = block(u, h, count, own, early)
+            u, h, report = block(u, h, count, own)
             reports.append(report)
         if state is not None:
             state["pos"] = pos + idx.shape[1]
@@ -797,8 +790,6 @@ class ScanChunk(torch.autograd.Function):
 # The memory. Mamba's time steps begin at 0.001 .. 0.1. A memory that fades in 1,000 tokens is never
 # full in a training text of 128, and one that is full, in a long stream, is new to the model: it was
 # 0.013 nats worse there. Ours begin at 0.01 .. 0.1, and it is not.
-# It takes a third of a step, and at first there is little worth keeping for long. So the first 30%
-# of the training do without it: the same seconds read more text, and the loss ends lower.
 # Norms and positions. The embedding is normalised, and the norms have no gain. There is no position
 # code, unless position=1 as in the original.
 # Sizes. LongConv stands in the original's table, but not in its code: longconv=true adds it. The

@@ -136,8 +136,7 @@ class Processes:
         return tensor / self.world
 
     def parallel(self, model):
-        """What trains as `model` does, with the gradients of all. A part may be left out for a while: it has none."""
-        return model if self.world == 1 else DistributedDataParallel(model, find_unused_parameters=True)
+        return model if self.world == 1 else DistributedDataParallel(model)
 
     def exchange(self, net, now):
         """The context of a backward pass: gradients are averaged over the processes now, or only added up here."""

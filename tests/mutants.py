@@ -337,8 +337,6 @@ FAULTS["fluidlm.py"] = [(old, new, model_tests("fluidlm")) for old, new in [
      "calm = hold(live, torch.where(tau < c.epsilon, calm + 1, calm), calm)"),
     ("return F.relu((g - 0.5).abs() - 0.3)", "return F.relu((g - 0.5).abs() - 0.4)"),
     ("ramp = min(1.0, 10 * self.progress)", "ramp = 1.0"),
-    ("self.training and self.progress < self.config.memory_from", "self.progress < self.config.memory_from"),
-    ("self.progress < self.config.memory_from", "self.progress <= self.config.memory_from"),
     ("u.diff(n=2, dim=1).abs().mean()", "u.diff(n=1, dim=1).abs().mean()"),
     ("loss = c.w_eq * ramp * tau.mean()", "loss = c.w_eq * ramp * tau.sum()"),
     ("if self.training:\n            loss = loss +", "if True:\n            loss = loss +"),

@@ -436,7 +436,7 @@ def test_training_loss_has_the_originals_terms():
     weights = dict(w_eq=0.0, w_grad=0.0, w_gate=0.0)
     plain = awake(**weights)
     for term in weights:
-        model = awake(**weights | {term: 0.5}, memory_from=0.0)
+        model = awake(**weights | {term: 0.5})
         assert abs(model(idx, idx)[1] - plain(idx, idx)[1]) < 1e-12, "evaluation is the plain cross-entropy"
         model.train()
         extra = []
@@ -446,30 +446,6 @@ def test_training_loss_has_the_originals_terms():
         assert extra[-1] > 0 and np.allclose(extra, np.array(ramp) * extra[-1]), (term, extra)
     short = awake(w_grad=1.0).train()
     assert torch.isfinite(short(idx[:, :2], idx[:, :2])[1]), "two tokens have no second difference"
-
-
-def test_the_memory_sets_in_during_training():
-    """Before, none of the four steps computes it and its weights have no gradient. Evaluation always has it."""
-    idx, model, without, runs = tokens((2, 20)), awake(memory_from=0.25), awake(memory_from=0.0), []
-    for block in without.blocks:
-        torch.nn.init.zeros_(block.memory.proj.weight)
-    for block in model.blocks:
-        block.memory.register_forward_hook(lambda memory, args, y: runs.append(y))
-    whole = model(idx)[0]
-    assert len(runs) == 4 and (whole - without(idx)[0]).abs().max() > 1e-3
-    model.train()
-    of_memory = [p for name, p in model.named_parameters() if "memory" in name]
-    for model.progress, expected in ((0.0, without), (0.249, without), (0.25, awake()), (1.0, awake())):
-        runs.clear()
-        model.zero_grad()
-        logits, loss = model(idx, idx)
-        loss.backward()
-        late = model.progress >= 0.25
-        assert len(runs) == 4 * late and all((p.grad is not None) == late for p in of_memory)
-        assert torch.equal(logits, expected(idx)[0])
-    model.progress = 0.0
-    assert torch.equal(model.eval()(idx)[0], whole)
-    assert m.Config().memory_from == 0.3 and m.PRESETS["original"]["memory_from"] == 0
 
 
 def test_original_preset_has_the_originals_parameters():
@@ -493,8 +469,7 @@ def test_original_preset_has_the_originals_parameters():
     assert abs(torch.sigmoid(block.theta) - 0.97).max() < 1e-6
 
 
-@pytest.mark.parametrize("wrong", [dict(n_embd=30, longconv=True), dict(dt=3.0), dict(dt=0.001), dict(n_steps=0),
-                                   dict(memory_from=1.0), dict(memory_from=-0.1)])
+@pytest.mark.parametrize("wrong", [dict(n_embd=30, longconv=True), dict(dt=3.0), dict(dt=0.001), dict(n_steps=0)])
 def test_wrong_settings_are_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         m.Config(**wrong)

@@ -6,7 +6,6 @@ import platform
 import re
 import sys
 from functools import partial
-from itertools import islice
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from helpers import FORK, SMALL, TINY, Knobs, after, awake, forked, losses, rela
 from torch.overrides import _get_current_function_mode_stack
 
 import train as T
-from common.checkpoint import COLUMNS, load_checkpoint, load_model, models, restore
+from common.checkpoint import COLUMNS, load_checkpoint, load_model, models
 from common.machine import LinearInBfloat16, Processes, has_bfloat16, precision, tune_cpu
 from common.optimizer import Muon, clip_gradients, make_optimizers, orthogonal
 from common.settings import UserError, guard, settings
@@ -363,26 +362,6 @@ def test_gradients_are_clipped_as_the_setting_says(monkeypatch):
         model, train = little(max_iters=1, clip=how)
         list(T.fit(model, DATA, train, T.Progress()))
     assert seen == ["layer", "off", "global"]
-
-
-@pytest.mark.parametrize("stop", [2, 3, 7])
-def test_resume_of_a_model_that_has_a_part_later(stop):
-    """FluidLM trains without its memory at first, so the optimizers know nothing of it when they are saved."""
-    def begin():
-        torch.manual_seed(0)
-        model = load_model("fluidlm").Model(load_model("fluidlm").Config(vocab_size=23, n_embd=16, memory_from=0.3))
-        return model, make_optimizers(model, train), T.Progress()
-    train = T.Train(max_iters=10, batch_size=2)
-    whole, *rest = begin()
-    expected = [loss for loss, _ in T.fit(whole, DATA, train, rest[1], rest[0])]
-    model, optimizers, progress = begin()
-    seen = [loss for loss, _ in islice(T.fit(model, DATA, train, progress, optimizers), stop)]
-    saved = dict(model=model.state_dict(), optimizers=[o.state_dict() for o in optimizers])
-    again, others, _ = begin()
-    restore(again, others, saved, "ckpt.pt")
-    seen += [loss for loss, _ in T.fit(again, DATA, train, T.Progress(step=stop), others)]
-    assert seen == expected and torch.equal(weights(again), weights(whole))
-    assert not torch.equal(again.blocks[0].memory.skip, torch.ones(16))
 
 
 def test_a_loss_that_is_not_finite_does_not_reach_the_weights():

@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 
-import numpy as np
 import pytest
 import torch
 from helpers import FORK, ONE_THREAD, TINY, after, forked, losses, steps, written
@@ -365,18 +364,6 @@ def test_two_processes_agree_that_the_time_is_over(two_ranks, tmp_path, monkeypa
         assert rank.exitcode == 0
     out = (tmp_path / "rank0.stdout").read_text()
     assert "the validation text as a stream" in out and "stopped and saved" not in out, out
-
-
-@forks
-def test_two_processes_leave_a_part_out(two_ranks, inside, text_file, tmp_path):
-    """FluidLM has its memory only after 30% of the iterations: before, its weights have no gradient in any process."""
-    words = ["model=fluidlm", "max_iters=10"]
-    inside(*TINY, f"dataset={text_file}", *words, "out=alone")
-    for rank in two_ranks(*words):
-        rank.join(120)
-        assert rank.exitcode == 0, (tmp_path / "rank0.stderr").read_text()
-    alone, both = (np.array(losses(tmp_path / out / "log.csv"), float) for out in ("alone", "out/fluidlm"))
-    assert len(alone) == 10 and abs(alone - both).max() < 1e-4
 
 
 @forks
