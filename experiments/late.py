@@ -7,13 +7,12 @@ Does truer physics help early in training and hurt late? Loss over a whole run, 
                                 n = z / rms(z), upwind slope, s learned per channel and layer from 0.1 on
     wavefield string            a damped string for each oscillator, with as many numbers (damping, speed, distance from
                                 where it is struck to where it is heard): a pulse that travels, and arrives
-    fluidlm no diffusion        its Laplacian left out
 
 A variant and its default see the same batches; the difference is paired by seed, the band is its 95% interval. A curve
 is one run: early also means at a high learning rate, which falls to zero in the second half.
 
     python experiments/late.py                     about three minutes on two cores: one seed, 10 CPU-seconds each
-    python experiments/late.py full=true           three seeds, 180 CPU-seconds: two CPU-hours; resume=true goes on
+    python experiments/late.py full=true           three seeds, 180 CPU-seconds: 100 CPU-minutes; resume=true goes on
 """
 import math
 import sys
@@ -27,7 +26,6 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ablate import TERMS
 from lab import COLOURS, chosen, collect, get_data, interval, read_settings, said, save_picture, short_run
 from labels import name_ends
 
@@ -45,7 +43,7 @@ class Settings:
     minutes: float = 0.17           # CPU-minutes of each run, evaluations not counted
     evaluations: int = 20           # points of a curve
     dataset: str = "plays"          # the text
-    models: str = "advection_glu,hydra,wavefield,fluidlm"       # whose variants
+    models: str = "advection_glu,hydra,wavefield"               # whose variants
     small: bool = False             # tiny models, to try the script out
     resume: bool = False            # keep what late.csv already holds
 
@@ -125,7 +123,6 @@ VARIANTS = {                                                     # changes of th
     "advection_glu": {"field=slope": (dict(field="slope"), as_it_is)},
     "hydra": {"nu=0": (dict(nu=0.0), as_it_is), "u . grad u": ({}, carry_itself)},
     "wavefield": {"string": ({}, strings)},
-    "fluidlm": {"no diffusion": ({}, TERMS["fluidlm"]["diffusion"])},
 }
 
 
