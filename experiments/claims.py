@@ -667,7 +667,7 @@ def claim_steady(data):
             f"{says(paired(of(0.05), of(0.0)))}; the term changes the roughness of u by {says(rough)} and the loss of "
             f"the model by {says(paired(of(0.005, 'val_loss'), of(0.0, 'val_loss')))} nats; "
             f"{cost(lambda weight, key: of(float(weight), key), '0.005', '0')}")
-    return verdict(gap[2] < 0, gap[1] > 0 or -0.03 < gap[1] and gap[2] < 0.03), says(gap, unit=" nats of drift"), more
+    return verdict(gap[2] < 0, gap[1] > 0 or -0.03 < gap[1] and gap[2] < 0.03), says(gap) + " nats of drift", more
 
 
 def claim_parity(data):
