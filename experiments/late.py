@@ -8,8 +8,9 @@ Does truer physics help early in training and hurt late? Loss over a whole run, 
     wavefield string            a damped string for each oscillator, with as many numbers (damping, speed, distance from
                                 where it is struck to where it is heard): a pulse that travels, and arrives
 
-A variant and its default see the same batches; the difference is paired by seed, the band is its 95% interval. A curve
-is one run: early also means at a high learning rate, which falls to zero in the second half.
+A variant and its default see the same batches; the difference is paired by seed, the bars are its 95% interval a
+quarter through and at the end. A curve is one run: early also means at a high learning rate, which falls to zero in the
+second half.
 
     python experiments/late.py                     about three minutes on two cores: one seed, 10 CPU-seconds each
     python experiments/late.py full=true           three seeds, 180 CPU-seconds: 100 CPU-minutes; resume=true goes on
@@ -166,8 +167,11 @@ def draw(rows, s):
             early = np.searchsorted(at, 0.25)
             numbers = [said(interval(column)) for column in (gaps[:, early], gaps[:, -1], whole[:, 0])]
             print(f"{name + ' ' + variant:<30} {numbers[0]}, {numbers[1]}; {numbers[2]}")
-            ax.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
-            ax.plot(at, mean, "o-", ms=4, color=colour)
+            ax.plot(at, mean, color=colour, lw=2)
+            for i in (early, -1):                                # side by side, so that bars do not hide each other
+                x = at[i] + 0.012 * (len(ends) - len(pairs) / 2)
+                ax.plot((x, x), (low[i], high[i]), color=colour, lw=1.2)
+                ax.plot(x, mean[i], "o", ms=6, color=colour)
             ends.append((1.0, mean[-1], f"{name} {variant}", colour))
             most = max(most, abs(mean[at >= 0.25]).max())
         ax.axhline(0, color="black", lw=0.8)
