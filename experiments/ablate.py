@@ -115,38 +115,40 @@ def work(name, without, iters, minutes, seed, dataset, small):
 
 
 def draw(rows, s):
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
-    ax = Figure(figsize=(9, 7.5), layout="constrained").subplots()
     loss = {(r["model"], r["without"], r["seed"]): r["val_loss"] for r in rows}
     length = f"{s.max_iters} iterations" if s.max_iters else f"{60 * s.minutes:g} CPU-seconds"
+    names = s.models.split(",")
     y, labels = 0, {}
-    for name in s.models.split(","):
-        whole = [loss[name, "", seed] for seed in range(s.seeds)]
-        print(f"{name:<14} {'whole':<26} {np.mean(whole):.4f}")
-        labels[y] = f"{name}  {np.mean(whole):.3f}"
-        for term in TERMS[name]:
-            y += 1
-            gaps = [loss[name, term, seed] - loss[name, "", seed] for seed in range(s.seeds)]
-            mean, low, high = interval(gaps)
-            print(f"{'':<14} without {term:<26} {said(interval(gaps), 4)}")
-            ax.barh(y, mean, color=COLOUR[name], alpha=0.8)
-            ax.plot((low, high), (y, y), color="black", lw=1.2)
-            ax.plot(gaps, [y] * len(gaps), "k.", ms=4)
-            ax.annotate(f"{mean:+.3f}", (np.nanmax([0, *gaps, high]), y), xytext=(5, 0),
-                        textcoords="offset points", va="center", fontsize=8)
-            labels[y] = term
-        y += 1.5
-    ax.axvline(0, color="black", lw=0.8)
-    ax.set_xscale("symlog", linthresh=0.1)
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.set(yticks=list(labels), yticklabels=list(labels.values()),
-           xlabel="rise of the validation loss (nats per token)", title=f"One term left out, {length}; lines: 95%")
-    for label in ax.get_yticklabels():
-        if label.get_text().split()[0] in TERMS:
-            label.set(weight="bold", color=COLOUR[label.get_text().split()[0]])
-    ax.invert_yaxis()
-    ax.margins(x=0.25)
-    save_picture(ax.figure, s.out, "ablate.png")
+    with rc_context({"font.size": 13}):
+        bars = sum(2 + len(TERMS[name]) for name in names)
+        ax = Figure(figsize=(9, 1.5 + 0.45 * bars), layout="constrained").subplots()
+        for name in names:
+            whole = [loss[name, "", seed] for seed in range(s.seeds)]
+            print(f"{name:<14} {'whole':<26} {np.mean(whole):.4f}")
+            labels[y] = f"{name} {np.mean(whole):.3f}"
+            for term in TERMS[name]:
+                y += 1
+                gaps = [loss[name, term, seed] - loss[name, "", seed] for seed in range(s.seeds)]
+                mean, low, high = interval(gaps)
+                print(f"{'':<14} without {term:<26} {said(interval(gaps), 4)}")
+                ax.barh(y, mean, color=COLOUR[name], alpha=0.8)
+                ax.plot((low, high), (y, y), color="black", lw=1.2)
+                ax.plot(gaps, [y] * len(gaps), "k.", ms=4)
+                ax.annotate(f"{mean:+.3f}", (np.nanmax([0, *gaps, high]), y), xytext=(5, 0),
+                            textcoords="offset points", va="center")
+                labels[y] = term
+            y += 1.5
+        ax.axvline(0, color="black", lw=0.8)
+        ax.set(yticks=list(labels), yticklabels=list(labels.values()), ylim=(y - 0.5, -0.5),
+               xlabel=f"rise of the loss without it (nats per token), {length}; lines: 95%",
+               title="What is each term worth?")
+        for label in ax.get_yticklabels():
+            if label.get_text().split()[0] in TERMS:
+                label.set(weight="bold", color=COLOUR[label.get_text().split()[0]])
+        ax.margins(x=0.2)
+        save_picture(ax.figure, s.out, "ablate.png")
 
 
 def main():
