@@ -27,7 +27,6 @@ CLAIMS = [f for name, f in vars(claims).items() if name.startswith("claim_")]
 # What a command says, if it is not the text alone.
 OPTIONS = dict(induction="", speed="", memory="", kick="kicks=128 dataset=shakespeare_char",
                ablate="models=fluidlm,wavefield dataset=shakespeare_char")
-OLDER = ("speed",)              # measured before the models changed
 
 
 @dataclass
@@ -56,8 +55,6 @@ def rows_of(data):
                  re.findall(rf"^({'|'.join(KEYS)}): (.*?)(?=^(?:{'|'.join(KEYS)}): |\Z)", rest, re.M | re.S)}
         try:
             found = f(data)
-            if about["run"] in OLDER:
-                found = found[0], f"{found[1]} (older models)", found[2]
         except (Missing, KeyError):                              # no table, no rows, or an older kind of table
             found = "untested", "", ""
         rows.append(Row(title, *found, about))
@@ -116,7 +113,7 @@ changed on such a day; in the race, and where its variants are compared, it had 
 
 A number in brackets is a 95% interval: Student's t over random seeds, differences paired by seed. The verdict follows
 from the interval by the rule beside it, so the rule also says what would have changed it. *Partly*: a part of it is
-established, or the interval leaves both open. *(older models)*: measured before the models became what they are.
+established, or the interval leaves both open.
 
 | claim | verdict | measured |
 | --- | --- | --- |"""]
