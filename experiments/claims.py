@@ -324,12 +324,13 @@ def claim_coupling(data):
     """Wave Field: coupling and interference route information
     claimed: heads exchange what they carry, and waves interfere
     how: one term left out, trained anew
-    rule: holds if the loss rises by more than 0.005 nats without either, no if without neither
+    rule: holds if the loss rises by more than 0.005 nats without either, no if for sure by less without both
     run: ablate"""
     gaps = {term: without(data, "wavefield", term) for term in ("coupling of heads", "interference", "gate")}
-    rises = [gaps[term][1] > 0.005 for term in ("coupling of heads", "interference")]
+    both = gaps["coupling of heads"], gaps["interference"]
     text = ", ".join(f"{term} {says(gap)}" for term, gap in gaps.items())
-    return verdict(all(rises), not any(rises)), says(gaps["coupling of heads"]) + " nats without coupling", text
+    found = verdict(all(gap[1] > 0.005 for gap in both), all(gap[2] < 0.005 for gap in both))
+    return found, says(gaps["coupling of heads"]) + " nats without coupling", text
 
 
 def without(data, model, term):                                  # -> how much the loss rises
@@ -643,14 +644,15 @@ def claim_terms(data):
     """FluidLM: every term of its equation is needed
     claimed: each has its task
     how: one term left out, trained anew
-    rule: holds if the loss rises by more than 0.005 nats without any of them, no if without none
+    rule: holds if the loss rises by more than 0.005 nats without any of them, no if for sure by less without one
     run: ablate"""
     terms = dict.fromkeys(r["without"] for r in data.table("ablate") if r["model"] == "fluidlm" and r["without"])
     gaps = {term: without(data, "fluidlm", term) for term in terms}
     needed = [term for term, gap in gaps.items() if gap[1] > 0.005]
     text = ", ".join(f"{term} {says(gap)}" for term, gap in gaps.items())
     short = f"needed: {', '.join(needed) or 'none'}, of {len(gaps)}"
-    return verdict(len(needed) == len(gaps), not needed), short, text
+    idle = [term for term, gap in gaps.items() if gap[2] < 0.005]
+    return verdict(len(needed) == len(gaps), bool(idle)), short, text
 
 
 def claim_steady(data):

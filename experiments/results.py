@@ -109,7 +109,8 @@ This page is written by `python experiments/results.py` from the tables in `asse
 hold in part or are left open, {no} do not hold, {untested} are untested. Everything was measured on two CPU cores, on
 Tiny Shakespeare by characters, in nats per character, unless a claim says otherwise. The cores were up to a quarter
 slower on some days, which costs all models 0.03 in 180 seconds: compare within a table, not between two. Hydra was
-changed on such a day; in the race, and where its variants are compared, it had the iterations of the faster one.
+changed on such a day; in the race, and where its variants are compared, it had the iterations of the faster one. So
+had all models of late and smooth, a variant as many fewer as its step takes longer.
 
 A number in brackets is a 95% interval: Student's t over random seeds, differences paired by seed. The verdict follows
 from the interval by the rule beside it, so the rule also says what would have changed it. *Partly*: a part of it is

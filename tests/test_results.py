@@ -192,6 +192,30 @@ def test_claim_of_viscosity_that_falls(results, tmp_path):
         assert f"learned for each channel minus none {0.2 - none:+.3f}" in row.more
 
 
+def test_claims_of_terms_left_out(results, tmp_path):
+    """All needed, one idle for sure, and too noisy to tell."""
+    import ablate
+    import lab
+    for last, noise, fluid, wave in ((0.1, 0.001, "holds", "holds"), (0.0, 0.001, "no", "partly"),
+                                     (0.0, 0.05, "partly", "partly")):
+        rows = []
+        for seed, (model, worth) in itertools.product(range(3), (("fluidlm", last), ("wavefield", last))):
+            for i, term in enumerate(["", *ablate.TERMS[model]]):
+                gap = 0.0 if not term else worth if i == 1 else 0.1      # the first term is the one in doubt
+                values = dict(model=model, without=term, seed=seed, val_loss=2 + gap + noise * (seed - 1) * (i == 1))
+                rows.append([values.get(column, "") for column in ablate.COLUMNS])
+        lab.write_csv(tmp_path / "ablate.csv", ablate.COLUMNS, rows)
+        found = verdicts(results, tmp_path)
+        assert found["every term of its equation is needed"] == fluid
+        assert found["coupling and interference route information"] == wave
+    column = ablate.COLUMNS.index
+    for noise, expected in ((0.0, "no"), (0.05, "partly")):              # nothing is needed, for sure or perhaps
+        for row in rows:
+            row[column("val_loss")] = 2 + noise * (row[column("seed")] - 1) * (row[column("without")] != "")
+        lab.write_csv(tmp_path / "ablate.csv", ablate.COLUMNS, rows)
+        assert verdicts(results, tmp_path)["coupling and interference route information"] == expected
+
+
 def test_claim_of_a_smooth_fluid(results, tmp_path):
     """Steadier, less steady, the same for sure, and too noisy to tell."""
     import lab
