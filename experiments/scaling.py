@@ -63,7 +63,8 @@ def sizes(name, width):
 
 def work(model, width, minutes, seed, dataset, small):
     name, changes = ENTRANTS[model]
-    net, _, progress = trained(name, dataset, changes | sizes(name, width), small, minutes=minutes, seed=seed)
+    net, _, progress = trained(name, dataset, changes | sizes(name, width), small, minutes=minutes, seed=seed,
+                               evaluations=0)
     parameters = sum(p.numel() for p in net.parameters() if p.requires_grad)
     tokens = progress.step * Train.batch_size * net.config.block_size
     return [[parameters, tokens, progress.seconds, progress.rows[-1][3]]]

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lab import COLOURS, collect, get_data, interval, paired, read_settings, said, save_picture, trained
 from labels import name_ends
+from scaling import sizes
 
 from common.settings import UserError, convert, guard
 from data.text import Tokenizer, make_tokenizer, prepared, write_dataset
@@ -63,8 +64,8 @@ def cut(dataset, vocab):
 
 def work(model, vocab, width, minutes, seed, dataset, small):
     name, changes = ENTRANTS[model]
-    net, _, progress = trained(name, cut(dataset, vocab), changes | dict(n_embd=width), small, minutes=minutes,
-                               seed=seed)
+    net, _, progress = trained(name, cut(dataset, vocab), changes | sizes(name, width), small, minutes=minutes,
+                               seed=seed, evaluations=0)
     parameters = sum(p.numel() for p in net.parameters() if p.requires_grad)
     tokens = progress.step * Train.batch_size * net.config.block_size
     return [[parameters, tokens, progress.seconds, *progress.rows[-1][3:5]]]
