@@ -20,7 +20,7 @@ So one complex number per head and channel remembers everything that was read:
     first, last   h           h before the first and after the last token, complex    (B, H, D)
     coupling      M           how much each head listens to each                      (H, H)
 
-Source: the original "wavefield", that is the public Wave Field V3.5, from its description.
+Source: the original "wavefield", that is the public Wave Field V3.5; ORIGINALS.md has what it did.
 Proof and picture: `python wavefield.py`. Training: `python train.py model=wavefield`.
 """
 import os

@@ -120,34 +120,37 @@ def draw(rows, s):
     loss = {(r["model"], r["without"], r["seed"]): r["val_loss"] for r in rows}
     length = f"{s.max_iters} iterations" if s.max_iters else f"{60 * s.minutes:g} CPU-seconds"
     names = s.models.split(",")
-    y, labels = 0, {}
-    with rc_context({"font.size": 13}):
+    y, labels, needed = 0, {}, []
+    with rc_context({"font.size": 16}):
         bars = sum(2 + len(TERMS[name]) for name in names)
-        ax = Figure(figsize=(9, 1.5 + 0.45 * bars), layout="constrained").subplots()
+        ax = Figure(figsize=(10, 1.8 + 0.55 * bars), layout="constrained").subplots()
         for name in names:
             whole = [loss[name, "", seed] for seed in range(s.seeds)]
             print(f"{name:<14} {'whole':<26} {np.mean(whole):.4f}")
-            labels[y] = f"{name} {np.mean(whole):.3f}"
+            labels[y] = f"{name}: {np.mean(whole):.3f}"
             for term in TERMS[name]:
                 y += 1
                 gaps = [loss[name, term, seed] - loss[name, "", seed] for seed in range(s.seeds)]
                 mean, low, high = interval(gaps)
                 print(f"{'':<14} without {term:<26} {said(interval(gaps), 4)}")
-                ax.barh(y, mean, color=COLOUR[name], alpha=0.8)
-                ax.plot((low, high), (y, y), color="black", lw=1.2)
-                ax.plot(gaps, [y] * len(gaps), "k.", ms=4)
-                ax.annotate(f"{mean:+.3f}", (np.nanmax([0, *gaps, high]), y), xytext=(5, 0),
+                needed += [term] * (low > 0)
+                ax.barh(y, mean, color=COLOUR[name], alpha=0.9 if low > 0 or s.seeds == 1 else 0.4)
+                ax.plot((low, high), (y, y), color="black", lw=2)
+                ax.annotate(f"{mean:+.3f}", (np.nanmax([0, *gaps, high]), y), xytext=(8, 0),
                             textcoords="offset points", va="center")
                 labels[y] = term
             y += 1.5
-        ax.axvline(0, color="black", lw=0.8)
+        ax.axvline(0, color="black", lw=1)
+        sure = "one seed, so without intervals" if s.seeds == 1 else f"lines: 95%, {s.seeds} seeds; pale: 0 is inside"
         ax.set(yticks=list(labels), yticklabels=list(labels.values()), ylim=(y - 0.5, -0.5),
-               xlabel=f"rise of the loss without it (nats per token), {length}; lines: 95%",
-               title="What is each term worth?")
+               xlabel=f"rise of the loss without it (nats per token), {length}\n{sure}")
         for label in ax.get_yticklabels():
-            if label.get_text().split()[0] in TERMS:
-                label.set(weight="bold", color=COLOUR[label.get_text().split()[0]])
+            name = label.get_text().split(":")[0]
+            if name in TERMS:
+                label.set(weight="bold", color=COLOUR[name])
         ax.margins(x=0.2)
+        ax.figure.suptitle("How the loss changes when a term is left out" if s.seeds == 1 else
+                           f"Without {len(needed)} of the {bars - 2 * len(names)} terms the loss rises")
         save_picture(ax.figure, s.out, "ablate.png")
 
 

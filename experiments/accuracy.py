@@ -72,29 +72,35 @@ def draw(rows, s):
     of = lambda model, key: {r["seed"]: r[key] for r in rows if r["model"] == model}
     models = list(dict.fromkeys(r["model"] for r in rows))
     mean = {model: np.mean(list(of(model, "accuracy").values())) for model in models}
-    with rc_context({"font.size": 13}):
-        ax = Figure(figsize=(9, 5), layout="constrained").subplots()
+    others = sorted([model for model in models if model != "baseline"], key=mean.get)
+    with rc_context({"font.size": 16}):
+        ax = Figure(figsize=(10, 3.3 + 0.9 * len(others)), layout="constrained").subplots()
         print(f"{'model':<14}{'accuracy (%)':>13}{'minus baseline':>24}{'loss (nats)':>13}{'minus baseline':>26}")
-        for y, model in enumerate(sorted(models, key=mean.get)):
+        for model in sorted(models, key=mean.get):
             accuracy, loss = of(model, "accuracy"), of(model, "loss")
             middle, low, high = gap = paired(accuracy, of("baseline", "accuracy"))
-            mean_loss = np.mean(list(loss.values()))
-            print(f"{model:<14}{mean[model]:>13.2f}{said(gap, 2):>24}{mean_loss:>13.3f}"
+            print(f"{model:<14}{mean[model]:>13.2f}{said(gap, 2):>24}{np.mean(list(loss.values())):>13.3f}"
                   f"{said(paired(loss, of('baseline', 'loss'))):>26}")
-            ax.plot((low, high), (y, y), color=COLOUR[model], lw=2)
-            ax.plot(middle, y, "o", color=COLOUR[model], ms=9)
-            ax.text(1.02, y, f"{mean[model]:.1f}%, {mean_loss:.3f} nats", va="center",
-                    transform=ax.get_yaxis_transform(), color=COLOUR[model])
-        ax.axvline(0, color="black", lw=0.8)
-        ax.axvline(-0.5, color="#999999", ls=":")
-        ax.annotate("published\nfor Wave Field", (-0.5, 0.02), xycoords=("data", "axes fraction"), xytext=(-5, 0),
-                    textcoords="offset points", ha="right", color="#777777")
-        ax.set(yticks=range(len(models)), yticklabels=sorted(models, key=mean.get), ylim=(-0.9, len(models) - 0.4),
-               xlabel="accuracy minus that of the baseline (percentage points)",
-               title="How often the next character is the expected one")
-        ax.margins(x=0.1)
-        ax.set_xlim(min(-1.5, ax.get_xlim()[0]))                 # room for what was published
+            if model != "baseline":
+                y = others.index(model)
+                ax.plot((low, high), (y, y), color=COLOUR[model], lw=3)
+                mark(ax, middle, y, f"{middle:+.2f}", COLOUR[model], COLOUR[model])
+        if "wavefield" in others:
+            mark(ax, -0.5, others.index("wavefield"), "published: -0.5", COLOUR["wavefield"], "white")
+        ax.axvline(0, color="#999999", lw=1, zorder=0)
+        ax.spines[["top", "right"]].set_visible(False)
+        best = dict.fromkeys([max(models, key=mean.get), "baseline"])
+        ax.set(yticks=range(len(others)), yticklabels=others, ylim=(-0.6, max(1, len(others)) - 0.2),
+               xlabel="accuracy minus that of the baseline\n(percentage points; line: 95%)",
+               title=f"Right about the next character:\n{', '.join(f'{m} {mean[m]:.1f}%' for m in best)}")
+        ax.margins(x=0.2)
         save_picture(ax.figure, s.out, "accuracy.png")
+
+
+def mark(ax, x, y, text, colour, fill):
+    """A dot and what it says above it."""
+    ax.plot(x, y, "o", color=colour, mfc=fill, mew=2.5, ms=13)
+    ax.annotate(text, (x, y), xytext=(0, 13), textcoords="offset points", ha="center", color=colour)
 
 
 def main():

@@ -23,6 +23,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lab import COLOURS, collect, get_data, read_settings, save_picture
+from labels import name_ends
 
 from common.counter import Counter
 from common.settings import UserError, guard
@@ -74,26 +75,26 @@ def write(dataset, order, length, seed):
 
 
 def draw(rows, best, out):
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
-    fig = Figure(figsize=(10, 5), layout="constrained")
-    ax = fig.subplots()
-    label = partial(ax.text, 1.01, transform=ax.get_yaxis_transform())
-    lines = (rows[1]["reads"], COLOURS[1], "bottom"), ("stream", COLOURS[0], "top")
-    for reads, colour, va in lines:
-        order, loss = zip(*((r["order"], r["nats"]) for r in rows if r["reads"] == reads))
-        ax.plot(order, loss, "o-", color=colour)
-        label(y=loss[-1], s=f"counter, {reads}: {min(loss):.3f} at best", color=colour, va=va)
-    for n, nats in zip(order, loss):
-        ax.annotate(f"{nats:.2f}", (n, nats), (-3, -13), textcoords="offset points", ha="right")
-    for row in rows:
-        if row["reads"] == AFTER:
-            ax.axhline(row["nats"], color="#777777", lw=1, ls="--")
-            label(y=row["nats"], s=f"{row['model']} {AFTER}: {row['nats']:.2f}", va="center")
-    ax.set(title=f"Counting predicts best with {best - 1} tokens of context", xticks=order,
-           xlabel="order of the counter: its context and the next token",
-           ylabel="loss (nats per token)")
-    ax.margins(0.1)
-    save_picture(fig, out, "counting.png")
+    with rc_context({"font.size": 16}):
+        ax = Figure(figsize=(10, 7), layout="constrained").subplots()
+        order, loss = zip(*((int(r["order"]), r["nats"]) for r in rows if r["reads"] == "stream"))
+        ax.plot(order, loss, "o-", lw=2.5, ms=8, color=COLOURS[0])
+        ax.plot(best, min(loss), "o", ms=15, mfc="none", mew=2.5, color=COLOURS[0])
+        ends = [(order[-1], loss[-1], f"the counter:\n{min(loss):.3f} at best", COLOURS[0])]
+        for row in rows:
+            if row["reads"] == AFTER:
+                ax.plot((order[0], order[-1]), (row["nats"],) * 2, color="#777777", lw=1.5, ls="--")
+                ends.append((order[-1], row["nats"], f"{row['model']}: {row['nats']:.2f}", "#444444"))
+        ax.annotate(f"compressors {AFTER}", (order[-1], max(y for _, y, *_ in ends[1:])), xytext=(0, 8), ha="right",
+                    textcoords="offset points", color="#444444")
+        ax.set(xticks=order, xlabel="order of the counter: its context and the next token",
+               ylabel="loss (nats per token)")
+        ax.margins(y=0.15)
+        name_ends(ax, ends, gap=0.09, room=0.4)
+        ax.figure.suptitle(f"Counting predicts best with {best - 1} tokens of context")
+        save_picture(ax.figure, out, "counting.png")
 
 
 def main():

@@ -92,26 +92,31 @@ def mixers(w, trained, layer):
 
 
 def draw(curves, w, at, s):
+    """The shear, both stencils of the viscosity, and three of the waves: the shortest, one between, the longest."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    panels = {"momentum": "Momentum: the shear", "hydra": "Hydra: two stencils",
-              "waves trained": f"Wave Field: trained, layer {s.layer}"}
-    with rc_context({"font.size": 13}):
-        fig = Figure(figsize=(16, 5.4), layout="constrained")
-        for ax, (mixer, title) in zip(fig.subplots(1, 3), panels.items()):
-            own, ends = [c for c in curves if c[0] == mixer], []
-            for (_, setting, H, dots), colour in zip(own, [*COLOURS, "#777777"]):
-                ax.plot(w, abs(H), color=colour)
-                ax.plot(w[at], abs(dots), "o", ms=3.5, color=colour)
-                ends.append((math.pi, abs(H[-1]), setting, colour))
-            ax.set(title=title, xscale="log", yscale="log", xlabel="frequency (radians per token)")
-            name_ends(ax, ends, room=0.75 if mixer == "hydra" else 0.5, gap=0.075)
-            ax.set_xticks([math.pi / n for n in (128, 16, 2)], ["π/128", "π/16", "π/2"])
-            ax.yaxis.set_major_formatter("{x:g}")
-            ax.minorticks_off()
-            ax.grid(alpha=0.3)
-        fig.axes[0].set_ylabel("gain (lines: formula, dots: code)")
-        save_picture(fig, s.out, "filters.png")
+    of = {(mixer, setting): (H, dots) for mixer, setting, H, dots in curves}
+    waves = sorted((float(c[1].split()[1]), i) for i, c in enumerate(curves) if c[0] == "waves trained")
+    waves = dict.fromkeys((waves[0], waves[len(waves) // 2], waves[-1]))     # one and the same, if there is but one
+    shown = [("momentum:\nshear, gamma = 1", *of["momentum", "gamma = 1"], COLOURS[0]),
+             ("hydra:\none-sided, nu = 0.3", *of["hydra", "one_sided, nu = 0.3"], COLOURS[3]),
+             ("hydra:\nupwind, nu = 0.3", *of["hydra", "upwind, nu = 0.3"], "#777777")]
+    shown += [(f"wavefield:\nreach {reach:.3g} tokens", *curves[i][2:], colour)
+              for (reach, i), colour in zip(waves, (COLOURS[1], COLOURS[4], COLOURS[6]))]
+    with rc_context({"font.size": 16}):
+        ax = Figure(figsize=(10, 8), layout="constrained").subplots()
+        for _, H, dots, colour in shown:
+            ax.loglog(w, abs(H), color=colour, lw=2.5)
+            ax.loglog(w[at], abs(dots), "o", ms=7, color=colour)
+        ax.set(xlabel=f"frequency (radians per token); trained waves of layer {s.layer}",
+               ylabel="gain (lines: the formula, dots: the code)")
+        name_ends(ax, [(math.pi, abs(H[-1]), name, colour) for name, H, _, colour in shown], room=0.6, gap=0.11)
+        ax.set_xticks([math.pi / n for n in (128, 16, 2)], ["π/128", "π/16", "π/2"])
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.minorticks_off()
+        ax.grid(alpha=0.3)
+        ax.figure.suptitle("Every token mixer is a filter along the text")
+        save_picture(ax.figure, s.out, "filters.png")
 
 
 def main():

@@ -147,26 +147,38 @@ def table(rows):
 
 
 def draw(rows, s):
+    """The path of the default through its steps; table() has the other variants."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    with rc_context({"font.size": 13}):
-        ax = Figure(figsize=(10, 6), layout="constrained").subplots()
-        for y, term in enumerate(hydra.TERMS):
-            for v, (variant, colour) in enumerate(zip(VARIANTS, COLOURS)):
-                own = [r for r in rows if (r["variant"], r["term"]) == (variant, term)]
-                for layer in sorted({r["layer"] for r in own}):
-                    change = [100 * (r["rank"] / r["rank_before"] - 1) for r in own if r["layer"] == layer]
-                    mean, low, high = interval(change)
-                    at = y + 0.18 * (v - 1.5)
-                    ax.plot((low, high), (at, at), color=colour, lw=1, alpha=0.5)
-                    ax.plot(mean, at, "o", ms=13, color=colour, label=variant if (y, layer) == (0, 0) else None)
-                    ax.annotate(f"{layer:.0f}", (mean, at), ha="center", va="center", color="white", fontsize=8)
-        ax.axvline(0, color="black", lw=0.8)
-        ax.set(yticks=range(len(hydra.TERMS)), yticklabels=hydra.TERMS, ylim=(len(hydra.TERMS) - 0.5, -0.5),
-               xlabel="change of the effective rank of the token cloud by one step (%); numbers: layers",
-               title="Left of the line a step draws the tokens together, right of it it spreads them")
-        ax.figure.legend(loc="outside lower center", ncols=4)
-        ax.grid(axis="x", alpha=0.3)
+    own = [r for r in rows if r["variant"] == next(iter(VARIANTS))]
+    steps = list(dict.fromkeys((r["layer"], r["term"]) for r in own))
+    with rc_context({"font.size": 16}):
+        ax = Figure(figsize=(11, 6.2), layout="constrained").subplots()
+        ends = []
+        for x, step in enumerate(steps):
+            seeds = [r for r in own if (r["layer"], r["term"]) == step]
+            before, after = (np.mean([r[key] for r in seeds]) for key in ("rank_before", "rank"))
+            _, low, high = interval(r["rank"] - r["rank_before"] for r in seeds)
+            colour = COLOURS[0] if after > before else COLOURS[1]
+            ax.bar(x, after - before, 0.7, before, color=colour)
+            ax.plot((x, x), (before + low, before + high), color="black", lw=1.5)
+            ax.plot((x + 0.35, x + 0.65), (after, after), color="#777777", lw=1.5)       # where the next one begins
+            top = np.nanmax([before, after, before + low, before + high])
+            ax.annotate(f"{after - before:+.1f}", (x, top), xytext=(0, 5), textcoords="offset points", ha="center",
+                        color=colour)
+            ends += before, after
+        ax.use_sticky_edges = False                              # else no margin at the end of a bar
+        ax.margins(y=0.12)
+        bottom = ax.get_ylim()[0]
+        for layer in dict.fromkeys(layer for layer, _ in steps):
+            at = [x for x, step in enumerate(steps) if step[0] == layer]
+            ax.text(np.mean(at), bottom, f"layer {layer:.0f}", ha="center", va="bottom", weight="bold")
+            if at[0]:
+                ax.axvline(at[0] - 0.5, color="#999999", ls=":")
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.set(xticks=range(len(steps)), xticklabels=[term for _, term in steps], xlim=(-0.6, len(steps) - 0.4),
+               ylabel="effective rank of the token cloud; lines: 95%",
+               title=f"Through Hydra the cloud of tokens goes from {ends[0]:.0f} to {ends[-1]:.0f} dimensions")
         save_picture(ax.figure, s.out, "flow.png")
 
 

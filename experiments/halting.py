@@ -33,6 +33,7 @@ from common.settings import UserError, convert, guard
 
 COLUMNS = ("epsilon n_layer n_steps mean_steps share_of_steps val_loss loss_paid ms_per_token correlation low high "
            "tokens random_loss gain gain_low gain_high seed").split()
+CHEAP = 0.05                # nats per token: halting that costs less is worth its while
 
 
 @dataclass
@@ -158,36 +159,40 @@ def measure(model, data, s, seed):                               # -> a row for 
     return rows
 
 
+def found(rows):
+    """What the rows say about hard tokens, each a model at one epsilon, with its own interval."""
+    longer, sooner = sum(row["low"] > 0 for row in rows), sum(row["high"] < 0 for row in rows)
+    if sooner and not longer:
+        return "Where halting is cheap, hard tokens do not compute longer"
+    if longer and not sooner:
+        return "Where halting is cheap, hard tokens compute longer"
+    return "Hard tokens and how long they compute"
+
+
 def draw(rows, s):
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    with rc_context({"font.size": 13}):
-        cost, follows = (fig := Figure(figsize=(12, 5), layout="constrained")).subplots(1, 2)
-        eps = sorted({row["epsilon"] for row in rows})
-        mean = lambda key: np.array([np.mean([row[key] for row in rows if row["epsilon"] == e]) for e in eps])
-        at, calm, other = mean("mean_steps"), mean("val_loss"), mean("random_loss")
-        cost.plot(at, other, "o--", color=COLOURS[6])
-        cost.plot(at, calm, "o-", color=COLOURS[0])
-        cost.text(0.97, 0.93, "other tokens halt, as many steps", color=COLOURS[6], ha="right",
-                  transform=cost.transAxes)
-        cost.text(0.97, 0.85, "calm tokens halt (numbers: epsilon)", color=COLOURS[0], ha="right",
-                  transform=cost.transAxes)
-        shown, apart = [], 0.1 * (at[0] - at[-1]) or 1.0
-        for e, x, value in zip(eps, at, calm):
-            if all(abs(x - other) > apart for other in shown):   # no label on top of another
-                shown.append(x)
-                cost.annotate(f"{e:g}", (x, value), xytext=(-4, -16), textcoords="offset points", color=COLOURS[0])
-        cost.set(title="What halting saves and costs", xlabel="mean Euler steps of a token in a layer",
-                 ylabel="validation loss (nats per token)")
-        cost.margins(y=0.15)
-        follows.plot(eps, mean("correlation"), color=COLOURS[1])
-        for row in rows:
-            follows.plot((row["epsilon"],) * 2, (row["low"], row["high"]), color=COLOURS[1], alpha=0.6)
-            follows.plot(row["epsilon"], row["correlation"], "o", color=COLOURS[1])
-        follows.axhline(0, color="black", lw=0.8)
-        follows.set(title="Do hard tokens compute longer?", xlabel="epsilon",
-                    ylabel="rank correlation of steps and loss")
-        save_picture(fig, s.out, "halting.png")
+    moved = [row for row in rows if not np.isnan(row["correlation"])]
+    eps = sorted({row["epsilon"] for row in moved})
+    mean = lambda key, e: np.mean([row[key] for row in rows if row["epsilon"] == e])
+    cheap = [e for e in eps if max(row["loss_paid"] for row in rows if row["epsilon"] == e) < CHEAP]
+    with rc_context({"font.size": 16}):
+        ax = Figure(figsize=(10, 6.5), layout="constrained").subplots()
+        for row in moved:
+            x = eps.index(row["epsilon"]) + 0.15 * (row["seed"] - (max(r["seed"] for r in rows)) / 2)
+            ax.plot((x, x), (row["low"], row["high"]), color=COLOURS[1], lw=2)
+            ax.plot(x, row["correlation"], "o", ms=9, color=COLOURS[1])
+        ax.axhline(0, color="black", lw=1)
+        ax.axvspan(-0.5, len(cheap) - 0.5, color="#eeeeee", zorder=0)
+        ax.text(0.02, 0.94, f"shaded: halting costs less than {CHEAP:g} nats", transform=ax.transAxes, va="top")
+        costs = {e: round(mean("loss_paid", e), 2) + 0 for e in eps}         # + 0: no -0.00
+        names = [f"{e:g}\nsaves {1 - mean('share_of_steps', e):.0%}\ncosts {costs[e]:.2f}" for e in eps]
+        ax.set(xlim=(-0.5, max(len(eps), 1) - 0.5), xlabel="epsilon; Euler steps saved; nats per token that it costs",
+               ylabel="rank correlation of steps and loss\n(above 0: hard tokens compute longer)")
+        ax.set_xticks(range(len(eps)), names, fontsize=14)
+        ax.margins(y=0.2)
+        ax.figure.suptitle(found([row for row in moved if row["epsilon"] in cheap]))
+        save_picture(ax.figure, s.out, "halting.png")
 
 
 def main():

@@ -10,9 +10,9 @@ shear changes. Only keys, only queries. No shear, but a score as loud as the she
 two layers beside one layer with gamma = 1, each trained until it stops improving.
 
     python experiments/induction.py                about two minutes on two cores: one seed, three depths
-    python experiments/induction.py full=true      five seeds, four depths (depth=6: up to six); resume=true goes on
-A training of 100 steps took 1.9, 3.2, 5.3 and 6.1 CPU-seconds with 1, 2, 3 and 4 layers, 850 steps of two layers 43:
-the full run, 540 of them, takes about 42 CPU-minutes.
+    python experiments/induction.py full=true      five seeds, up to six layers; resume=true goes on
+A training of 100 steps took 2.3, 4.2, 5.9, 7.8, 7.6 and 8.7 CPU-seconds with 1 to 6 layers, 1,250 steps of two layers
+58: the full run, 760 of them, takes about 80 CPU-minutes.
 """
 import math
 import sys
@@ -45,7 +45,7 @@ STANDS_FOR = (1, 2)                     # layers of the plain models that one la
 @dataclass
 class Settings:
     out: str = "assets"                     # folder of induction.csv and induction.png
-    full: bool = False                      # five seeds, four layers, gamma in factors of sqrt(2)
+    full: bool = False                      # five seeds, six layers, gamma in factors of sqrt(2)
     seeds: int = 1                          # runs per setting
     steps: int = 100                        # training steps of each circuit
     longest: int = 500                      # and, of those trained until they stop improving, at most
@@ -58,7 +58,7 @@ class Settings:
             raise ValueError(f"depth={self.depth} should be 1 to 6")
 
 
-FULL = dict(seeds=5, depth=4, longest=1200, gammas=",".join(f"{g:.5g}" for g in [0, *2 ** (np.arange(-6, 7) / 2)]))
+FULL = dict(seeds=5, depth=6, longest=1200, gammas=",".join(f"{g:.5g}" for g in [0, *2 ** (np.arange(-6, 7) / 2)]))
 
 
 def recall_batch(n, pairs=PAIRS, symbols=SYMBOLS, generator=None):               # -> idx, targets (n, 4 * pairs - 1)
@@ -218,61 +218,72 @@ def report(rows, s):
 def draw(rows, s):
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    with rc_context({"font.size": 13}):
-        fig = Figure(figsize=(16, 5.4), layout="constrained")
-        laws, parts, bars = fig.subplots(1, 3)
-        draw_laws(laws, rows, s.depth)
-        draw_parts(parts, rows)
+    with rc_context({"font.size": 16}):
+        fig = Figure(figsize=(10, 15), layout="constrained")
+        bars, parts, laws = fig.subplots(3, height_ratios=(3, 5, 5))
         draw_bars(bars, rows)
+        draw_parts(parts, rows)
+        draw_laws(laws, rows, s.depth)
         save_picture(fig, s.out, "induction.png")
 
 
-def draw_laws(ax, rows, depth):
-    n = np.linspace(1, depth, 50)
-    ax.plot(n, 4.17 * n ** -0.74, color="#777777")
-    ax.annotate("the law, 4.17 N^-0.74", (1, 4.17), xytext=(20, 8), textcoords="offset points", color="#777777")
-    depths = np.arange(1, depth + 1)
-    for norm, label, colour, shift in (("True", "normalised q and k", COLOURS[0], -0.04),
-                                       ("False", "without the norm", COLOURS[1], 0.04)):
-        points, exponent = law(rows, norm)
-        middle, low, high = np.array(list(points.values())).T
-        ax.plot(depths + shift, middle, "o", ms=6, color=colour)
-        ax.vlines(depths + shift, low, high, color=colour)
-        ax.text(0.04, 0.06 + 0.08 * (norm == "False"), f"{label}: N^{exponent[0]:.2f}", color=colour,
-                transform=ax.transAxes)
-    ax.set(title="The best gamma by depth, 95%", xlabel="layers N", ylabel="gamma", yscale="log", xticks=depths,
-           ylim=(0.1, 10))
-    ax.set_yticks([0.125, 0.5, 2, 8], ["1/8", "1/2", "2", "8"])
-    ax.minorticks_off()
+def draw_bars(ax, rows):
+    """What is recalled after a long training. A run is cut short if it still improved when it had `longest` updates."""
+    runs = {f"{n} layer{'s' * (n > 1)}, plain": dict(layers=n, gamma=0.0) for n in STANDS_FOR}
+    runs["1 layer, sheared"] = dict(layers=1, gamma=1.0)
+    of = lambda name, key: np.array(list(pick(rows, key, short=False, **runs[name]).values()))
+    share = {name: 100 * of(name, "accuracy") for name in runs}
+    for i, (name, dots) in enumerate(share.items()):
+        cut = sum(of(name, "updates") >= of(name, "longest") + of(name, "steps") // 2)
+        ax.barh(i, dots.mean(), color=COLOURS[1] if runs[name]["gamma"] else "#999999")
+        ax.plot(dots, [i + 0.25] * len(dots), "k.", ms=8)
+        ax.annotate(f"{dots.mean():.0f}%" + f", {cut} of {len(dots)} cut short" * bool(cut), (dots.mean(), i),
+                    xytext=(12, 0), textcoords="offset points", va="center")
+    plain, *_, sheared = (dots.mean() for dots in share.values())
+    ax.set(title=f"With the shear one layer recalls {sheared:.0f}% instead of {plain:.0f}%",
+           yticks=range(len(runs)), yticklabels=list(runs), xlim=(0, 140), xticks=range(0, 101, 25),
+           xlabel="% recalled, trained until it stops improving\nor is cut short; dots: seeds")
+    ax.invert_yaxis()
 
 
 def draw_parts(ax, rows):
-    names, ends = {"q": "queries only", "qk": "queries and keys", "k": "keys only"}, []
+    names, ends, best = {"q": "only queries", "qk": "queries and keys", "k": "only keys"}, [], {}
     for (shear, name), colour in zip(names.items(), COLOURS):
         gammas = sorted({r["gamma"] for r in rows if r["gamma"] and pick([r], layers=1, shear=shear, gamma=r["gamma"])})
         loss = [np.mean(list(pick(rows, layers=1, shear=shear, gamma=g).values())) for g in gammas]
-        ax.plot(gammas, loss, "o-", ms=4, color=colour)
+        ax.plot(gammas, loss, "o-", lw=2.5, ms=7, color=colour)
         ends.append((gammas[-1], loss[-1], name, colour))
+        best[name] = min(loss)
     loud = [np.mean(list(pick(rows, layers=1, gamma=0.0, louder=loudness(g)).values())) for g in LOUD]
-    ax.plot(LOUD, loud, "s--", color="#777777", ms=4)
-    ends.append((LOUD[-1], loud[-1], "no shear, as loud", "#777777"))
-    ax.set(title="One layer: what is sheared", xscale="log", xlabel="gamma", ylabel="loss of recall (nats)")
-    ax.margins(y=0.12)
-    name_ends(ax, ends, room=0.75, gap=0.075)
+    ax.plot(LOUD, loud, "s", ms=12, mfc="none", mew=2, color="black")
+    ax.annotate("squares: no shear, but as loud", (LOUD[0], loud[0]), xytext=(0, 14), textcoords="offset points")
+    ax.set(title=f"One layer learns most if {min(best, key=best.get)} are sheared", xscale="log", xlabel="gamma",
+           ylabel="loss of recall (nats)")
+    ax.margins(y=0.2)
+    name_ends(ax, ends, room=0.5, gap=0.1)
     ax.set_xticks([0.125, 0.5, 2, 8], "1/8 1/2 2 8".split())
     ax.minorticks_off()
 
 
-def draw_bars(ax, rows):
-    sides = {f"{n} plain": pick(rows, "accuracy", layers=n, gamma=0.0, short=False) for n in STANDS_FOR}
-    sides["1 with\ngamma = 1"] = pick(rows, "accuracy", layers=1, gamma=1.0, short=False)
-    for i, values in enumerate(sides.values()):
-        share = 100 * np.array(list(values.values()))
-        ax.bar(i, share.mean(), color=COLOURS[1] if i == len(STANDS_FOR) else "#777777")
-        ax.plot([i] * len(share), share, "k.")
-        ax.annotate(f"{share.mean():.0f}", (i, share.max()), xytext=(0, 6), textcoords="offset points", ha="center")
-    ax.set(title="Trained until they stop improving", xticks=range(len(sides)), xticklabels=sides, xlabel="layers",
-           ylabel="accuracy of recall (%)", ylim=(0, 115))
+def draw_laws(ax, rows, depth):
+    n, ends, exponents = np.linspace(1, depth, 50), [], []
+    ax.plot(n, 4.17 * n ** -0.74, lw=2.5, color="#777777")
+    ends.append((depth, 4.17 * depth ** -0.74, "the law:\n4.17 $N^{-0.74}$", "#777777"))
+    depths = np.arange(1, depth + 1)
+    for norm, label, colour in ("True", "with RMSNorm", COLOURS[0]), ("False", "without", COLOURS[1]):
+        points, exponent = law(rows, norm)
+        middle, low, high = np.array(list(points.values())).T
+        ax.plot(depths, middle, "o", ms=9, color=colour)
+        ax.vlines(depths, low, high, lw=2.5, color=colour)
+        ends.append((depth, middle[-1], f"{label}:\n$N^{{{exponent[0]:.2f}}}$", colour))
+        exponents.append(exponent)
+    slower = all(low > -0.74 for _, low, _ in exponents)
+    ax.set(title="The best gamma falls more slowly with depth than the law" if slower else "The best gamma by depth",
+           xlabel="layers N", ylabel="best gamma, 95%", yscale="log", ylim=(0.8 * min(y for _, y, *_ in ends), 10))
+    name_ends(ax, ends, room=0.4, gap=0.16)
+    ax.set_xticks(depths)
+    ax.set_yticks([0.5, 1, 2, 4, 8], "1/2 1 2 4 8".split())
+    ax.minorticks_off()
 
 
 def main():

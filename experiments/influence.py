@@ -2,21 +2,22 @@
 Who influences whom, and is it what the equation says?
 
 One token of a text is replaced by another, and every prediction moves by so many nats (common/score.py: `influence`).
-Points: the mean over all pairs of tokens at one distance, relative to distance 0, in a trained model. Line: what the
-term of the equation that reaches along the text would do alone, with the trained constants:
+Measured: the mean over all pairs of tokens at one distance, relative to distance 0, in a trained model. Predicted: what
+the term of the equation that reaches along the text would do alone, with the trained constants:
 
     momentum         the shear: a key holds (1 + gamma) of its own token and -gamma of the one before
-    wavefield        the waves: w(d)^2, mean over the waves of all blocks; a shape, moved to the height of the points
+    wavefield        the waves: w(d)^2, mean over the waves of all blocks; a shape, moved to the measured height
     fluidlm          diffusion, layer after layer: a drop of dye travels 1, 4 and 16 tokens a step
     hydra            viscosity, layer after layer: it carries a token on to its neighbours
     advection_glu    transport acts on each token for itself: nothing at any distance
 
-An equation moves a latent by so much, and for small moves nats are their square: so the lines are squares. Attention
-has no kernel to compare with, but a window: dotted.
+An equation moves a latent by so much, and for small moves nats are their square: so what is predicted are squares.
+Attention has no kernel to compare with, but a window: dotted.
 
     python experiments/influence.py                two minutes on two cores: one seed, 30 CPU-seconds each, one text
     python experiments/influence.py full=true      three seeds, 180 CPU-seconds, 4 texts; resume=true goes on
 """
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lab import COLOUR, NAMES, chosen, collect, get_data, read_settings, save_picture, trained
+from labels import name_ends
 
 from common.checkpoint import load_model
 from common.score import influence
@@ -35,9 +37,8 @@ from common.settings import UserError, guard
 
 EDGES = [*range(34), 36, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 192, 224, 256]      # distances of the rows
 COLUMNS = "model minutes texts seed dataset small low high influence predicted".split()
-TITLES = {"momentum": "momentum: the shear", "wavefield": "wavefield: the waves",
-          "fluidlm": "fluidlm: diffusion 1, 4, 16", "hydra": "hydra: viscosity",
-          "advection_glu": "advection_glu: transport"}
+TITLES = {"momentum": "shear", "wavefield": "waves", "fluidlm": "diffusion 1, 4, 16", "hydra": "viscosity",
+          "advection_glu": "itself only"}
 
 
 @dataclass
@@ -121,50 +122,62 @@ def bump(values, d):
     return values[d] / max((values[d - 1] + values[d + 1]) / 2, 1e-99)
 
 
+def means(rows, name):
+    """-> the distances (low, high), means over seeds of what is measured and predicted there."""
+    own = [r for r in rows if r["model"] == name]
+    distances = list(dict.fromkeys((r["low"], r["high"]) for r in own))
+    mean = {key: np.array([np.mean([r[key] for r in own if r["low"] == low]) for low, _ in distances])
+            for key in ("influence", "predicted")}
+    return distances, mean
+
+
+def report(rows):
+    """-> the share of the influence that comes from the token before, for each model."""
+    print("share of the influence from at most 1, 4, 16, 64 tokens back;",
+          "how far distances 4 and 16 stand out, measured and predicted")
+    before = []
+    for name in dict.fromkeys(r["model"] for r in rows):
+        distances, mean = means(rows, name)
+        nats = (mean["influence"] * [high - low for low, high in distances])[1:]         # of other tokens
+        low = np.array([low for low, _ in distances[1:]])
+        shares = [nats[low <= d].sum() / max(nats.sum(), 1e-99) for d in (1, 4, 16, 64)]
+        stand = [bump(mean[key], d) for d in (4, 16) for key in mean if len(distances) > 17]
+        print(f"{name:<14}", *(f"{v:4.0%}" for v in shares), "  ", *(f"{v:.2f}" for v in stand))
+        before.append(shares[0])
+    return before
+
+
 def draw(rows, s):
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    with rc_context({"font.size": 15}):
-        fig = Figure(figsize=(10, 12), layout="constrained")
-        ax = fig.subplots(3, 2, sharex=True, sharey=True)
-        names = list(dict.fromkeys(r["model"] for r in rows))
-        print("share of the influence from at most 1, 4, 16, 64 tokens back;",
-              "how far distances 4 and 16 stand out, measured and predicted")
-        for name, a in zip(names, ax.flat):
-            own = [r for r in rows if r["model"] == name]
-            distances = [(r["low"], r["high"]) for r in own if r["seed"] == own[0]["seed"]]
-            mean = {key: np.array([np.mean([r[key] for r in own if r["low"] == low]) for low, _ in distances])
-                    for key in ("influence", "predicted")}
+    least = math.floor(100 * min(report(rows)))
+    with rc_context({"font.size": 16}):
+        fig = Figure(figsize=(10, 10.5), layout="constrained")
+        measured, alone = fig.subplots(2, 1, sharex=True, height_ratios=(1.5, 1))
+        ends = []
+        for y, name in enumerate(dict.fromkeys(r["model"] for r in rows)):
+            distances, mean = means(rows, name)
             at = np.array([(low + high - 1) / 2 + 1 for low, high in distances])
-            for seed in sorted({r["seed"] for r in own}):
-                dots = [r["influence"] or np.nan for r in own if r["seed"] == seed]
-                a.plot(at, dots, ".", ms=8, color=COLOUR[name], alpha=0.5)
-            line = np.where(mean["predicted"] > 1e-9, mean["predicted"], np.nan)
-            a.plot(at, line, "-" if np.isfinite(line).sum() > 3 else "_", color="black", lw=1.5, ms=16, mew=3)
-            ax.flat[-1].plot(at, np.where(mean["influence"] > 0, mean["influence"], np.nan), color=COLOUR[name], lw=2)
-            if name not in ("wavefield", "fluidlm"):
-                a.axvline(load_model(name).Config.block_size + 1, color="#777777", ls=":", lw=2)
-            a.set_title(TITLES[name])
-            width = np.array([high - low for low, high in distances])
-            nats = (mean["influence"] * width)[1:]               # of other tokens
-            low = np.array([low for low, _ in distances[1:]])
-            shares = [nats[low <= d].sum() / max(nats.sum(), 1e-99) for d in (1, 4, 16, 64)]
-            stand = [bump(mean[key], d) for d in (4, 16) for key in mean if len(at) > 17]
-            print(f"{name:<14}", *(f"{v:4.0%}" for v in shares), "  ", *(f"{v:.2f}" for v in stand))
-        for a in ax.flat[len(names):-1]:
-            a.set_axis_off()
-        ax.flat[-1].set_title("all, measured")
-        for a in ax.flat:
-            a.set(xscale="log", yscale="log", ylim=(1e-6, 2), xticks=[1, 2, 5, 17, 65, 129],
-                  xticklabels=["0", "1", "4", "16", "64", "128"])
-            a.minorticks_off()
-            a.grid(alpha=0.4)
-        for a in ax[-1]:
-            a.set_xlabel("tokens back")
-        for a in ax[:, 0]:
-            a.set_ylabel("influence, 1 = on itself")
-        fig.suptitle("dots: measured in trained models; black: what the equation's term\n"
-                     "would do alone; dotted: the end of the attention window", fontsize=15)
+            measured.plot(at, np.where(mean["influence"] > 0, mean["influence"], np.nan), color=COLOUR[name], lw=2.5)
+            ends.append((at[-1], max(mean["influence"][-1], 1e-9), name, COLOUR[name]))
+            size = np.maximum(0, 1 + np.log10(np.maximum(mean["predicted"], 1e-99)) / 6)
+            alone.scatter(at, [y] * len(at), 400 * size, color=COLOUR[name], lw=0)
+            alone.text(1.33 * at[-1], y, f"{name}:\n{TITLES[name]}", color=COLOUR[name], va="center", fontsize=15)
+        window = load_model("momentum").Config.block_size
+        measured.axvline(window + 1, color="#777777", ls=":", lw=2)
+        measured.text(window - 5, 0.5, "attention's window ends", ha="right", color="#777777")
+        measured.set(xscale="log", yscale="log", ylim=(1e-9, 3), ylabel="influence, 1 = on itself",
+                     title="Measured in trained models")
+        alone.set(xlabel="tokens back", yticks=[], ylim=(len(ends) - 0.4, -0.6), xticks=[1, 2, 5, 17, 65, 129],
+                  xticklabels=["0", "1", "4", "16", "64", "128"], xlim=(0.85, None),
+                  title="What the equation's term would do alone (area: logarithm)")
+        alone.spines["left"].set_visible(False)
+        for ax in (measured, alone):
+            ax.spines[["top", "right"]].set_visible(False)
+            ax.minorticks_off()
+        name_ends(measured, ends, 0.07, 0.42)
+        fig.suptitle(f"In every model at least {least}% of the influence of other tokens\n"
+                     "comes from the one before, wherever its equation reaches", fontsize=19)
         save_picture(fig, s.out, "influence.png")
 
 

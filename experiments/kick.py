@@ -30,6 +30,7 @@ NEAR = 0.05                 # nats: an excess below this counts as recovered
 WIDTH = 8                   # characters over which the excess is averaged
 EDGES = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)         # of the rows of kick.csv
 ENTRANTS = ["baseline", *NAMES, "lstm"]
+CARRIES_ON = "wavefield", "fluidlm", "lstm"      # the others attend to a cache
 COLUMNS = "model minutes share kicks seed dataset small low high loss excess recovered".split()
 
 
@@ -106,34 +107,38 @@ def work(name, minutes, share, kicks, seed, dataset, small):
             for low, high in zip(EDGES, EDGES[1:])]
 
 
+def found(hurt):                                                 # {model: excess}
+    carried, kept = ([hurt[name] for name in hurt if (name in CARRIES_ON) == carries] for carries in (True, False))
+    if carried and kept and max(carried) < min(kept):
+        return "A kick hurts a state that is carried on less than the cache of attention"
+    return "What it costs to lose a part of the state"
+
+
 def draw(rows, s):
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     print(f"{'model':<14} excess at once, after 16 and after 64 characters (nats); characters until it is below {NEAR}")
+    of = lambda name, key, low: np.array([r[key] for r in rows if (r["model"], r["low"]) == (name, low)])
     names = list(dict.fromkeys(r["model"] for r in rows))
-    with rc_context({"font.size": 13}):
-        fig = Figure(figsize=(12, 5), layout="constrained")
-        lost, back = fig.subplots(1, 2, sharey=True)
-        for y, name in enumerate(names):
-            own = [r for r in rows if r["model"] == name]
-            at = lambda low: np.array([r["excess"] for r in own if r["low"] == low])
-            after = np.array([r["recovered"] for r in own if r["low"] == 0])
-            never = np.isnan(after).any()
-            print(f"{name:<14} {at(0).mean():.3f}  {at(16).mean():.3f}  {at(64).mean():.3f}   ",
-                  *(f"{a:.0f}" for a in after))
-            for ax, values, label in ((lost, at(0), f"{at(0).mean():.2f}"), (
-                    back, np.where(np.isnan(after), AFTER, after),
-                    f"not in {AFTER}" if never else f"{after.mean():.1f}")):
-                ax.barh(y, values.mean(), color=COLOUR[name], alpha=0.6)
-                ax.plot(values, [y] * len(values), "k.", ms=6)
-                ax.annotate(label, (values.max(), y), xytext=(6, 0), textcoords="offset points", va="center")
-        lost.set(title=f"{s.share:.0%} of the state is set to zero", xlabel="excess loss of the next character (nats)",
-                 yticks=range(len(names)), yticklabels=names)
-        back.set(title="How long it takes to recover", xlabel=f"characters until the excess is {NEAR} nats")
-        lost.invert_yaxis()
-        for ax in (lost, back):
-            ax.margins(x=0.15)
-        save_picture(fig, s.out, "kick.png")
+    hurt = {name: of(name, "excess", 0).mean() for name in names}
+    with rc_context({"font.size": 16}):
+        ax = Figure(figsize=(10, 1.5 + 0.85 * len(names)), layout="constrained").subplots()
+        for y, name in enumerate(sorted(names, key=hurt.get)):
+            after = of(name, "recovered", 0)
+            print(f"{name:<14} {hurt[name]:.3f}  {of(name, 'excess', 16).mean():.3f}  "
+                  f"{of(name, 'excess', 64).mean():.3f}   ", *(f"{a:.0f}" for a in after))
+            back = f"not in {AFTER}" if np.isnan(after).any() else f"{after.mean():.1f}"
+            ax.barh(y, hurt[name], color=COLOUR[name], alpha=0.6)
+            ax.plot(of(name, "excess", 0), [y + 0.25] * len(after), "k.", ms=8)
+            ax.annotate(f"{hurt[name]:.2f}, back after {back} characters", (hurt[name], y - 0.1), xytext=(8, 0),
+                        textcoords="offset points", va="center")
+        ax.set(xlabel=f"excess loss of the next character (nats), {s.share:.0%} of the state at zero\n"
+               f"back after: until it is below {NEAR} nats; dots: seeds",
+               yticks=range(len(names)), yticklabels=sorted(names, key=hurt.get))
+        ax.set_xlim(right=1.85 * max(0.01, *hurt.values()))      # room for the words
+        ax.invert_yaxis()
+        ax.figure.suptitle(found(hurt))
+        save_picture(ax.figure, s.out, "kick.png")
 
 
 def main():

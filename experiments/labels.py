@@ -15,11 +15,15 @@ def name_ends(ax, ends, gap=0.055, room=0.45):
     step = gap * (top - bottom)
     ends = sorted(ends, key=lambda end: end[1])
     heights = [across.transform((x, y))[1] for x, y, _, _ in ends]
-    for i in range(1, len(ends)):                       # apart, upwards
-        heights[i] = max(heights[i], heights[i - 1] + step)
-    for i in reversed(range(len(ends))):                # and down again where the axes end
+    for _ in range(200):                                # apart: of two that are too near, one up and one down
+        for i in range(1, len(ends)):
+            overlap = max(0, heights[i - 1] + step - heights[i]) / 2
+            heights[i - 1], heights[i] = heights[i - 1] - overlap, heights[i] + overlap
+    for i in range(len(ends)):                          # but not beyond the axes
+        heights[i] = max(heights[i], bottom + step * (i + 0.5))
+    for i in reversed(range(len(ends))):
         heights[i] = min(heights[i], top - step * (len(ends) - 0.5 - i))
     for (x, y, name, colour), height in zip(ends, heights):
         beside = float(back(scale(last) + 0.05 * (scale(last) - scale(left))))
         ax.annotate(name, (x, y), xytext=(beside, along.transform((0, height))[1]), color=colour, va="center",
-                    arrowprops=dict(arrowstyle="-", color=colour, lw=0.6))
+                    arrowprops=dict(arrowstyle="-", color=colour, lw=0.6, relpos=(0, 0.5)))

@@ -8,9 +8,9 @@ Does truer physics help early in training and hurt late? Loss over a whole run, 
     wavefield string            a damped string for each oscillator, with as many numbers (damping, speed, distance from
                                 where it is struck to where it is heard): a pulse that travels, and arrives
 
-A variant and its default see the same batches; the difference is paired by seed, the bars are its 95% interval a
-quarter through and at the end. A curve is one run: early also means at a high learning rate, which falls to zero in the
-second half.
+A variant and its default see the same batches; the difference is paired by seed, with its 95% interval. The picture has
+it a quarter through, and for the whole text at the end. Both are of one run: early also means at a high learning rate,
+which falls to zero in the second half.
 
     python experiments/late.py                     about three minutes on two cores: one seed, 10 CPU-seconds each
     python experiments/late.py full=true           three seeds, 180 CPU-seconds: 100 CPU-minutes; resume=true goes on
@@ -152,34 +152,41 @@ def difference(rows, name, variant, final, evaluations):         # -> shares, di
     return at, np.array(gaps)
 
 
+def ahead(three):
+    """Whether a difference is below zero for sure; with one seed, whether it is below zero."""
+    mean, _, high = three
+    return (mean if math.isnan(high) else high) < 0
+
+
 def draw(rows, s):
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    with rc_context({"font.size": 13}):
-        ax = Figure(figsize=(10, 6), layout="constrained").subplots()
-        ends, most = [], 0.0
+    with rc_context({"font.size": 16}):
+        ax = Figure(figsize=(10, 6.5), layout="constrained").subplots()
+        ends, count = [], np.zeros(2, int)
         print(f"{'':<30} a quarter through, at the end (evaluations); the whole text as a stream")
         pairs = [(name, variant) for name in s.models.split(",") for variant in VARIANTS[name]]
         for (name, variant), colour in zip(pairs, COLOURS):
             at, gaps = difference(rows, name, variant, 0, s.evaluations)
             _, whole = difference(rows, name, variant, 1, s.evaluations)
-            mean, low, high = np.array([interval(column) for column in gaps.T]).T
             early = np.searchsorted(at, 0.25)
-            numbers = [said(interval(column)) for column in (gaps[:, early], gaps[:, -1], whole[:, 0])]
-            print(f"{name + ' ' + variant:<30} {numbers[0]}, {numbers[1]}; {numbers[2]}")
-            ax.plot(at, mean, color=colour, lw=2)
-            for i in (early, -1):                                # side by side, so that bars do not hide each other
-                x = at[i] + 0.012 * (len(ends) - len(pairs) / 2)
-                ax.plot((x, x), (low[i], high[i]), color=colour, lw=1.2)
-                ax.plot(x, mean[i], "o", ms=6, color=colour)
-            ends.append((1.0, mean[-1], f"{name} {variant}", colour))
-            most = max(most, abs(mean[at >= 0.25]).max())
-        ax.axhline(0, color="black", lw=0.8)
-        most = 2 * most + 1e-3
-        ax.set(xlim=(0, 1), ylim=(-most, most), xticks=[0, 0.25, 0.5, 0.75, 1], xlabel="share of the training",
-               ylabel="loss minus that of the default (nats)", title="Below zero the variant learns better")
-        ax.grid(alpha=0.3)
-        name_ends(ax, ends)
+            of = [interval(column) for column in (gaps[:, early], gaps[:, -1], whole[:, 0])]
+            print(f"{name + ' ' + variant:<30} {said(of[0])}, {said(of[1])}; {said(of[2])}")
+            x = np.array([0, 1]) + 0.03 * (len(ends) - (len(pairs) - 1) / 2)     # bars do not hide each other
+            ax.plot(x, (of[0][0], of[2][0]), "o-", color=colour, lw=3, ms=10)
+            for x_of, (_, low, high) in zip(x, of[::2]):
+                ax.plot((x_of, x_of), (low, high), color=colour, lw=2)
+            ax.plot((x[1], 1.08), of[2][:1] * 2, color=colour, lw=0.6)           # the name is right of all bars
+            ends.append((1.08, of[2][0], f"{name}\n{variant}", colour))
+            count += ahead(of[0]), ahead(of[2])
+        ax.plot((-0.08, 1.06), (0, 0), color="black", lw=1)
+        first, last = (n or "none" for n in count)
+        ax.set(xlim=(-0.15, 1.1), xticks=[0, 1], xticklabels=["a quarter through", "at the end of the training"],
+               ylabel="loss minus that of the default\n(nats; lines: 95%)",
+               title=f"A quarter through {first} of {len(pairs)} variants are clearly ahead,\nat the end {last}")
+        ax.margins(y=0.05)
+        ax.spines[["top", "right"]].set_visible(False)
+        name_ends(ax, ends, 0.14, 0.38)
         save_picture(ax.figure, s.out, "late.png")
 
 

@@ -117,44 +117,57 @@ def work(stride, iters, seed, dataset, small):
     return rows
 
 
+def found(last):                                                 # {stride: (published, in use)}
+    """What the rows say about the field that tokens share most, beside that of a cell for each."""
+    (fewest, (paper, use)), (most, (honest_paper, honest_use)) = min(last.items()), max(last.items())
+    if fewest < most == 1 and paper < honest_paper and use > honest_use:
+        return "Fewer cells than tokens: better as published, worse in use"
+    return "The loss as published, and in use"
+
+
 def draw(rows, s):
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     strides = list(dict.fromkeys(r["stride"] for r in rows))
+    shown = {max(strides): COLOURS[0], min(strides): COLOURS[1]}         # the rest of the losses lies between
     print("cells per token: the leak before training, after it; the loss published, in use; when the alarm rings")
-    with rc_context({"font.size": 13}):
-        fig = Figure(figsize=(9, 8), layout="constrained")
+    with rc_context({"font.size": 16}):
+        fig = Figure(figsize=(10, 11), layout="constrained")
         loss, alarm = fig.subplots(2, 1, sharex=True)
-        ends = [], []
-        for stride, colour in zip(strides, COLOURS):
+        ends, last, sure = ([], []), {}, []
+        for stride in strides:
             own = [r for r in rows if r["stride"] == stride]
             iters = sorted({r["iter"] for r in own})
             values = lambda key, step: [r[key] for r in own if r["iter"] == step]
             mean = {key: np.array([np.mean(values(key, step)) for step in iters])
                     for key in ("published", "in_use", "leak", "alarm")}
             x = np.array(iters) + 1                              # the logarithmic axis has no 0
-            loss.plot(x, mean["published"], "o-", color=colour)
-            loss.plot(x, mean["in_use"], "--", color=colour)
-            alarm.plot(x, np.maximum(mean["leak"], 1e-16), "o-", color=colour)
-            name = f"stride {stride:g}"
-            ends[0].append((x[-1], mean["published"][-1], name, colour))
-            ends[1].append((x[-1], max(mean["leak"][-1], 1e-16), name, colour))
+            name, last[stride] = f"{stride:g} cell{'s' * (stride != 1)}", (mean["published"][-1], mean["in_use"][-1])
+            if stride in shown:
+                colour, leak = shown[stride], np.maximum(mean["leak"], 1e-16)
+                for key, style, words in (("in_use", "--", "in use"), ("published", "-", "published")):
+                    loss.plot(x, mean[key], style, lw=2.5, color=colour)
+                    ends[0].append((x[-1], mean[key][-1], f"{name}, {words}", colour))
+                alarm.plot(x, leak, "o-", lw=2.5, ms=7, color=colour)
+                ends[1].append((x[-1], leak[-1], name, colour))
             rings = [int(step) for step, rung in zip(iters, mean["alarm"]) if rung == 1]
+            sure.append(not rings if stride == 1 else rings[:1] == [0])
             print(f"stride {stride:<5g} {mean['leak'][0]:8.1e} {mean['leak'][-1]:8.1e}   {mean['published'][-1]:.3f} "
                   f"{mean['in_use'][-1]:.3f}   {f'at iteration {rings[0]}' if rings else 'never'}")
             if len({r["seed"] for r in own}) > 1:
-                last = [r for r in own if r["iter"] == iters[-1]]
-                gap = interval([r["in_use"] - r["published"] for r in last])
+                final = [r for r in own if r["iter"] == iters[-1]]
+                gap = interval([r["in_use"] - r["published"] for r in final])
                 print("             in use minus published", said(gap))
-        alarm.axhline(ALARM, color="black", ls=":", lw=1)
-        alarm.annotate("train.py warns above this line", (1, ALARM), xytext=(0, 5), textcoords="offset points")
-        loss.set(ylabel="nats per token", title="A field that tokens share: solid is published, dashed is in use")
+        alarm.axhline(ALARM, color="black", ls=":", lw=1.5)
+        alarm.annotate("train.py warns above this line", (1, ALARM), xytext=(0, 6), textcoords="offset points")
+        loss.set(ylabel="nats per token", title=found(last))
         alarm.set(xscale="log", yscale="log", ylim=(1e-17, 1e4), xlabel="iterations + 1", ylabel="leak (nats)",
-                  title="The leak is there from the start, and the alarm rings")
+                  title="The alarm rings before any training" if all(sure) else "What the alarm of train.py measures")
         for a, names in zip((loss, alarm), ends):
-            a.grid(alpha=0.3)
             a.set_xlim(0.9, x[-1])
-            name_ends(a, names, 0.08, 0.25)
+            name_ends(a, names, 0.08, 0.55)
+        alarm.set_xticks([10 ** k for k in range(6) if 10 ** k <= x[-1]])
+        alarm.minorticks_off()
         save_picture(fig, s.out, "leaky.png")
 
 

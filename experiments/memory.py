@@ -12,6 +12,7 @@ transformer that keeps the whole text, which is what a claim of O(1) is against.
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from labels import name_ends
 from common.checkpoint import tensor_bytes, tensors
 from common.settings import guard
 
-KEEPS_ALL = "whole_text"
+KEEPS_ALL, WORDS = "whole_text", "the whole text"      # in the table, in the picture
 ENTRANTS = ["baseline", KEEPS_ALL, *NAMES, "lstm"]
 CHUNK = 250                 # tokens read at a time
 POINTS = 12                 # how often the state is weighed
@@ -70,30 +71,46 @@ def work(name, length, small):
     return rows
 
 
+def groups(last):                                                # {name: bytes} -> [[name, ...], ...]
+    """Models whose states are within a tenth of the smallest among them share a line of the picture, and a label."""
+    found = []
+    for name in sorted(last, key=last.get):
+        if found and last[name] < 1.1 * last[found[-1][0]]:
+            found[-1].append(name)
+        else:
+            found.append([name])
+    return found
+
+
 def draw(rows, s):
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    from matplotlib.ticker import NullLocator
-    with rc_context({"font.size": 13}):
-        ax = Figure(figsize=(9, 6), layout="constrained").subplots()
-        print(f"{'model':<16} KiB after the first and the last tokens, and kept alive by it")
-        ends = []
-        for name in dict.fromkeys(r["model"] for r in rows):
-            own = [r for r in rows if r["model"] == name]
-            colour = COLOUR.get(name, "#000000")
-            first, last = own[0], own[-1]
-            print(f"{name:<16} {first['bytes'] / 1024:10,.1f} {last['bytes'] / 1024:10,.1f} "
-                  f"{last['held'] / 1024:10,.1f}")
-            ax.plot([r["tokens"] for r in own], [r["bytes"] / 1024 for r in own], "o-", ms=4, color=colour)
-            ends.append((last["tokens"], last["bytes"] / 1024, f"{name} {last['bytes'] / 1024:,.0f} KiB", colour))
-        ax.set(xscale="log", yscale="log", xlabel="tokens read", ylabel="KiB of state",
-               title="What is carried along a stream")
+    print(f"{'model':<16} KiB after the first and the last tokens, and kept alive by it")
+    sizes, kib = {}, {}
+    for name in dict.fromkeys(r["model"] for r in rows):
+        own = [r for r in rows if r["model"] == name]
+        sizes[name] = [r["tokens"] for r in own], [r["bytes"] / 1024 for r in own]
+        kib[name] = own[-1]["bytes"] / 1024
+        print(f"{name:<16} {own[0]['bytes'] / 1024:10,.1f} {kib[name]:10,.1f} {own[-1]['held'] / 1024:10,.1f}")
+    with rc_context({"font.size": 16}):
+        ax = Figure(figsize=(10, 7.5), layout="constrained").subplots()
+        ends, last = [], rows[-1]["tokens"]
+        for alike in groups(kib):
+            colour = COLOUR.get(alike[0], "#000000") if len(alike) == 1 else "#444444"
+            for name in alike:
+                ax.loglog(*sizes[name], "-", lw=3, color=colour)
+            range_of = dict.fromkeys(f"{kib[name]:,.0f}" for name in (alike[0], alike[-1]))
+            label = fill(f"{', '.join(alike)}: {' to '.join(range_of)} KiB", 26).replace(KEEPS_ALL, WORDS)
+            ends.append((last, kib[alike[-1]], label, colour))
+        grow = [name for name, (_, size) in sizes.items() if size[-1] > 1.1 * size[0]]
+        ax.figure.suptitle("Only attention to the whole text needs ever more memory" if grow == [KEEPS_ALL] else
+                           f"What grows along a stream: {', '.join(grow).replace(KEEPS_ALL, WORDS) or 'nothing'}")
+        ax.set(xlabel="tokens read", ylabel="KiB of state")
+        name_ends(ax, ends, room=0.7, gap=0.1)
+        ax.set_xticks([10 ** k for k in range(2, 7) if rows[0]["tokens"] < 10 ** k <= last])
         ax.xaxis.set_major_formatter("{x:,g}")
         ax.yaxis.set_major_formatter("{x:,g}")
-        ax.grid(alpha=0.3)
-        name_ends(ax, ends, room=0.55)
-        ax.set_xticks([10 ** k for k in range(2, 7) if rows[0]["tokens"] < 10 ** k <= last["tokens"]])
-        ax.xaxis.set_minor_locator(NullLocator())
+        ax.minorticks_off()
         save_picture(ax.figure, s.out, "memory.png")
 
 

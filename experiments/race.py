@@ -21,6 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lab import COLOUR, NAMES, chosen, collect, entrant, get_data, paired, read_settings, said, save_picture, trained
+from labels import name_ends
 
 from common.checkpoint import models, tensor_bytes
 from common.counter import Counter
@@ -144,41 +145,49 @@ def table(rows):
 
 
 def draw(rows, s):
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
     raced = [x for x in ("seconds", "tokens") if any(r["budget"] == x for r in rows)]
-    fig = Figure(figsize=(1 + 6 * len(raced), 5.6), layout="constrained")
-    for a, x in zip(fig.subplots(1, len(raced), squeeze=False)[0], raced):
-        last = []
-        for m in dict.fromkeys(r["model"] for r in rows if r["model"] != "counter" and r["budget"] == x):
-            colour = COLOUR.get(m, "#000000")
-            runs = []
-            for seed in range(s.seeds):
-                points = [r for r in rows if (r["model"], r["budget"], r["seed"]) == (m, x, seed) and not r["final"]]
-                runs.append(np.array([(r[x], r["val_loss"]) for r in points]))
-                a.plot(*runs[-1][1:].T, color=colour, lw=0.7, alpha=0.5)
-            at = np.linspace(max(run[1, 0] for run in runs), min(run[-1, 0] for run in runs), 40)
+    with rc_context({"font.size": 16}):
+        fig = Figure(figsize=(1 + 9 * len(raced), 7), layout="constrained")
+        for ax, x in zip(fig.subplots(1, len(raced), squeeze=False)[0], raced):
+            draw_race(ax, [r for r in rows if r["budget"] == x], x)
+        save_picture(fig, s.out, "race.png")
+
+
+def draw_race(ax, rows, x):
+    """The last two thirds of the curves, from evaluations; a dot is the whole text as a stream, as in the table."""
+    whole = {}
+    for r in rows:
+        if r["final"]:
+            whole.setdefault(r["model"], []).append(r["val_loss"])
+    order = sorted(whole, key=lambda m: np.mean(whole[m]))
+    end = np.median([r[x] for r in rows if r["final"] and r["model"] != "counter"])
+    ends, heights = [], []
+    for m in order:
+        colour, score = COLOUR.get(m, "#000000"), np.mean(whole[m])
+        if m == "counter":                                       # it has no curve
+            ax.plot((end / 3, end), (score, score), color=colour, lw=2, ls=":")
+        else:
+            points = [r for r in rows if r["model"] == m and not r["final"]]
+            runs = [np.array([(r[x], r["val_loss"]) for r in points if r["seed"] == seed])
+                    for seed in sorted({r["seed"] for r in points})]
+            at = np.linspace(end / 3, end, 41)
             mean = np.mean([np.interp(at, *run.T) for run in runs], 0)
-            a.plot(at, mean, color=colour, lw=2.4, ls="--" if m in ("baseline", "lstm") else "-")
-            scores = [r["val_loss"] for r in rows if (r["model"], r["budget"]) == (m, x) and r["final"]]
-            last.append((mean[-1], at[-1], f"{m} {np.mean(scores):.3f}", colour))
-        low, span = min(last)[0], max(last)[0] - min(last)[0]
-        right = max(end for _, end, _, _ in last)
-        counter = [r["val_loss"] for r in rows if r["model"] == "counter" and r["final"]]
-        if counter and x == "seconds":
-            a.plot((0, right), (counter[0], counter[0]), color="#999999", ls=":")
-            last.append((counter[0], right, f"counter {counter[0]:.3f}", "#000000"))
-            low = min(low, counter[0])
-        a.set(xlabel=f"{x}; numbers: the whole text as a stream",
-              ylabel="loss of streams of validation text (nats per token)",
-              ylim=(low - 0.1, low + max(0.6, 3 * span)), xlim=(0, 1.36 * right),
-              title="the same seconds of one CPU core" if x == "seconds" else "the same tokens")
-        gap, y = 0.05 * (a.get_ylim()[1] - a.get_ylim()[0]), low - 9
-        for value, end, label, colour in sorted(last):           # names beside the ends of the lines, pushed apart
-            y = max(value - gap, y + gap)
-            a.annotate(label, (end, value), xytext=(1.04 * right, y), va="center",
-                       color=colour, fontsize=9, arrowprops=dict(arrowstyle="-", lw=0.7))
-        a.grid(alpha=0.3)
-    save_picture(fig, s.out, "race.png")
+            ax.plot(at, mean, color=colour, lw=3, ls="--" if m in ("baseline", "lstm") else "-")
+            heights += [*mean]
+        ax.plot(1.03 * end, score, "o", color=colour, ms=9)
+        ends.append((1.03 * end, score, f"{m} {score:.3f}", colour))
+    low, unit = min(score for _, score, _, _ in ends), "CPU-seconds" if x == "seconds" else x
+    ax.set(xlim=(end / 3, 1.03 * end), ylim=(low - 0.12 * (max(heights) - low), max(heights)),
+           ylabel="loss of validation text (nats per token)",
+           xlabel=f"{unit} of training; dots: the whole text",
+           title=f"In front after {end:,.0f} {unit}: {', then '.join(order[:2])}")
+    ax.locator_params(axis="x", nbins=4)
+    ticks = [tick for tick in ax.get_xticks() if end / 3 <= tick <= 1.03 * end]
+    ax.set_xticks(ticks, [f"{tick:,.10g}" for tick in ticks])
+    ax.spines[["top", "right"]].set_visible(False)
+    name_ends(ax, ends, 0.06, 0.42)
 
 
 def main():

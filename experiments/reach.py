@@ -11,6 +11,7 @@ are also the common ones: compare the groups of waves with each other, not the t
     python experiments/reach.py                    about a minute on two cores: one seed, 30 CPU-seconds
     python experiments/reach.py full=true          three seeds, 180 CPU-seconds: ten CPU-minutes; resume=true goes on
 """
+import math
 import re
 import sys
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lab import COLOURS, collect, get_data, interval, read_settings, said, save_picture, trained
+from labels import name_ends
 
 from common.score import token_losses
 from common.settings import UserError, guard
@@ -116,31 +118,32 @@ def draw(rows, s):
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     kinds = [kind for kind in KINDS if any(r["kind"] == kind for r in rows)]
-    with rc_context({"font.size": 13}):
-        ax = Figure(figsize=(10, 6), layout="constrained").subplots()
+    with rc_context({"font.size": 16}):
+        ax = Figure(figsize=(11, 6.5), layout="constrained").subplots()
+        ends = []
         print(f"{'rise of the loss without':<28}", *(f"{kind:>26}" for kind in kinds))
         for i, (silent, colour) in enumerate(zip(GROUPS, COLOURS)):
             own = [r for r in rows if r["silent"] == silent]
             means = [interval([r["rise"] for r in own if r["kind"] == kind]) for kind in kinds]
             heads = np.mean([r["heads"] for r in own])
-            cells = [said(interval([r["rise"] for r in own if r["kind"] == kind])) for kind in kinds]
-            print(f"{silent:<16} ({heads:4.1f} waves)", *(f"{cell:>26}" for cell in cells))
-            x = np.arange(len(kinds)) + 0.25 * (i - 1)
-            ax.bar(x, [mean for mean, _, _ in means], 0.23, color=colour, alpha=0.8)
-            for at, (mean, low, high) in zip(x, means):
-                ax.plot((at, at), (low, high), color="black", lw=1.2)
-            ax.text(0.98, 0.95 - 0.07 * i, f"without {silent} tokens ({heads:.0f} waves)", color=colour, ha="right",
-                    transform=ax.transAxes)
-        ax.axhline(0, color="black", lw=0.8)
+            print(f"{silent:<16} ({heads:4.1f} waves)", *(f"{said(three):>26}" for three in means))
+            x = np.arange(len(kinds)) + 0.04 * (i - 1)
+            ax.plot(x, [mean for mean, _, _ in means], "o-", color=colour, lw=2.5, ms=9)
+            for at, (_, low, high) in zip(x, means):
+                ax.plot((at, at), (low, high), color=colour, lw=2)
+            size, reach = silent.split(", ")
+            ends.append((x[-1], means[-1][0], f"without the {size}\n({reach} tokens)", colour))
         labels = []
         for kind in kinds:
             loss = np.mean([r["loss"] for r in rows if r["kind"] == kind])
-            labels.append(kind.replace(" of", "\nof").replace(", ", ",\n") + f"\n({loss:.2f} nats)")
-        ax.set(xticks=range(len(kinds)), xticklabels=labels, ylabel="rise of the loss (nats)",
-               title="What is lost when waves of one reach are silent")
-        ax.margins(y=0.1)
-        bottom, top = ax.get_ylim()
-        ax.set_ylim(min(0, bottom), top + 0.35 * (top - bottom))     # room for the names
+            labels.append(kind.replace(" of", "\nof").replace(", ", ",\n") + f"\n({loss:.2f})")
+        most = max(0, *(mean for mean, _, _ in means))           # of the longest waves
+        ax.set(xticks=range(len(kinds)), xticklabels=labels, ylabel="rise of the loss (nats; lines: 95%)",
+               xlabel="character that is predicted (its loss with all waves)",
+               title=f"Without the waves that reach {reach} tokens\n"
+                     f"Wave Field loses at most {math.ceil(100 * most) / 100:.2f} nats")
+        ax.spines[["top", "right"]].set_visible(False)
+        name_ends(ax, ends, 0.13, 0.42)
         save_picture(ax.figure, s.out, "reach.png")
 
 

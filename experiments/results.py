@@ -10,18 +10,22 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import claims
+import scaling
 import streams
 from claims import Data, Missing
+from lab import interval, said
 
 from common import files
 from common.checkpoint import ROOT
 from common.settings import guard
 
 MARK, END = "<!-- claims: python experiments/results.py -->", "<!-- end of claims -->"
-VERDICTS = ("holds", "partly", "no", "untested")
+VERDICTS = ("holds", "partly", "partly (open)", "no", "untested")
 KEYS = ("claimed", "how", "rule", "run")                # of a claim's docstring, after the title
 CLAIMS = [f for name, f in vars(claims).items() if name.startswith("claim_")]
 # What a command says, if it is not the text alone.
@@ -32,19 +36,29 @@ OPTIONS = dict(induction="", speed="", memory="", kick="kicks=128 dataset=shakes
 @dataclass
 class Row:
     title: str
-    verdict: str                    # holds, partly, no, untested
+    verdict: str                    # one of VERDICTS
     short: str                      # the number with its interval: for the README
     more: str                       # the rest of what was found
     about: dict                     # KEYS
 
 
-UNTESTED = """\
-- *Momentum: 125M parameters track 350M.* Two cores cannot; one size is compared above.
-- *Hydra: the latent flow obeys an anisotropic Navier-Stokes equation.* It has something called pressure, a viscosity
-  and a force, but no u . grad u and no incompressibility. `experiments/late.py` adds u . grad u.
-- *Wave Field: no variant of Mamba or Hyena.* A matter of definition, and the file shows the opposite: a head is one
-  complex pole of a diagonal linear state space, as in S4D (arXiv 2206.11893) and the LRU (arXiv 2303.06349). Nothing
-  travels: it is an oscillator in time."""
+NOT_HERE = """\
+- *Momentum: a conservation law.* A step of the shear conserves areas: its determinant is 1 (`python momentum.py`).
+  There is no Hamiltonian, and nothing that stays constant along a text.
+- *Momentum: spectral forensics.* Its bands are measured above. That a spectrum finds an induction head is not shown.
+- *Momentum: 125M parameters track 350M.* Two cores cannot train either; one size is compared above.
+- *Advection-GLU: transport.* The original's product has no derivative and carries nothing along the text.
+  `field=slope` does.
+- *Hydra: Sinkhorn.* It is an option. The default is softmax, because Sinkhorn loses a little in a long stream (below).
+- *FluidLM: Turing patterns.* No pair of activator and inhibitor is built in, and no instability was looked for.
+- *FluidLM: an equation in continuous time.* The default takes one Euler step, and h has no dt in it, as in the
+  original. That the result converges for small steps is not shown.
+- *FluidLM: turbulence.* tau is a quotient of means, as in the code of V4.5.0, not the mean of quotients of its
+  document. The original cuts its gradient, here it has one.
+- *FluidLM: distances of 1, 4 and 16 for syntax, phrase and paragraph.* Not tested. LongConv was never trained here.
+- *Wave Field: interference.* It is a gated cosine of two learned vectors. The phase of h has no part in it.
+- *Wave Field: bugs found by physics.* Of energy, conservation and causality, causality has an alarm, in train.py.
+  Energy is drawn, and no balance is kept."""
 
 
 def rows_of(data):
@@ -55,7 +69,7 @@ def rows_of(data):
                  re.findall(rf"^({'|'.join(KEYS)}): (.*?)(?=^(?:{'|'.join(KEYS)}): |\Z)", rest, re.M | re.S)}
         try:
             found = f(data)
-        except (Missing, KeyError):                              # no table, no rows, or an older kind of table
+        except Missing:                                          # no table, no rows, or an older kind of table
             found = "untested", "", ""
         rows.append(Row(title, *found, about))
     return rows
@@ -66,15 +80,22 @@ def command(script):
     return " ".join(words).strip()
 
 
+def picture(row):
+    """Where the picture of a claim is; empty if it has none, or if that shows something else (run: ..., table only)."""
+    script, _, table_only = row.about["run"].partition(", ")
+    file = f"assets/{script}.png"
+    return file if (ROOT / file).exists() and not table_only and row.verdict != "untested" else ""
+
+
 def block(row):
     """A claim in RESULTS.md."""
-    about, picture = row.about, f"assets/{row.about['run']}.png"
-    link = f", [picture]({picture})" if (ROOT / picture).exists() and row.verdict != "untested" else ""
+    about, script = row.about, row.about["run"].partition(", ")[0]
+    link = f", [picture]({picture(row)})" if picture(row) else ""
     found = f"**{row.short}**" + (f"; {row.more}" if row.more else "")
     if row.verdict == "untested":
         found = "not measured yet"
     return [f"### {row.title}: {row.verdict}", "", f"- *Claimed:* {about['claimed']}.",
-            f"- *Measured:* {about['how']} (`{command(about['run'])}`{link}).", f"- *Found:* {found}.",
+            f"- *Measured:* {about['how']} (`{command(script)}`{link}).", f"- *Found:* {found}.",
             f"- *Verdict:* {about['rule']}.", ""]
 
 
@@ -96,43 +117,61 @@ def reaches(data, when):
     return f"{min(found):.3g} to {max(found):.3g} tokens"
 
 
+def sizes(rows):
+    """Loss by width at the largest budget, and the exponents of it, for each model in scaling.csv; as Markdown."""
+    widths, budgets = (sorted({r[key] for r in rows}) for key in ("width", "minutes"))
+    found = {}
+    lines = [f"| model | {' | '.join(f'{width:.0f}' for width in widths)} | by parameters | minus the baseline's "
+             "| by seconds |", "| --- |" + " ---: |" * len(widths) + " --- |" * 3]
+    for model in dict.fromkeys(r["model"] for r in rows):
+        *pairs, _ = scaling.curves(rows, model, widths, budgets)
+        by_size, by_time = (np.array([scaling.slope(x, y) for y in loss]) for x, loss in pairs)
+        found[model] = by_size
+        gap = said(interval(by_size - found["baseline"])) if model != "baseline" else ""
+        losses = " | ".join(f"{loss:.3f}" for loss in pairs[0][1].mean(0))
+        lines.append(f"| {model} | {losses} | {said(interval(by_size))} | {gap} | {said(interval(by_time))} |")
+    return lines
+
+
 def page(data, rows):
     """RESULTS.md."""
     near = influence_numbers(data)
+    ours = sum(row.about["claimed"].startswith(("nothing", "by nobody")) for row in rows)
     choices = data.table("choices")
     also = "|".join(dict.fromkeys(f"{r['model']} {r['changes']}" for r in choices if r["changes"]))
-    holds, partly, no, untested = ([row.verdict for row in rows].count(v) for v in VERDICTS)
+    holds, partly, left_open, no, untested = ([row.verdict for row in rows].count(v) for v in VERDICTS)
     lines = [f"""\
 # Results: what was claimed, and what came out
 
 This page is written by `python experiments/results.py` from the tables in `assets/`. {holds} claims hold, {partly}
-hold in part or are left open, {no} do not hold, {untested} are untested. Everything was measured on two CPU cores, on
-Tiny Shakespeare by characters, in nats per character, unless a claim says otherwise. The cores were up to a quarter
-slower on some days, which costs all models 0.03 in 180 seconds: compare within a table, not between two. Hydra was
-changed on such a day; in the race, and where its variants are compared, it had the iterations of the faster one. So
-had all models of late and smooth, a variant as many fewer as its step takes longer.
+hold in part, {left_open} are left open by their interval, {no} do not hold, {untested} are untested; {ours} of them are
+questions of our own. Everything was measured on two CPU cores, on Tiny Shakespeare by characters, in nats per
+character, unless a claim says otherwise. The cores were up to a quarter slower on some days, which costs all models
+0.03 in 180 seconds: compare within a table, not between two. Hydra was changed on such a day; in the race, and where
+its variants are compared, it had the iterations of the faster one, and the seconds are those. So had all models of late
+and smooth, a variant as many fewer as its step takes longer.
 
-A number in brackets is a 95% interval: Student's t over random seeds, differences paired by seed. The verdict follows
-from the interval by the rule beside it, so the rule also says what would have changed it. *Partly*: a part of it is
-established, or the interval leaves both open.
+A number in brackets is a 95% interval: Student's t over random seeds, mostly three, differences paired by seed. The
+verdict follows from the interval by the rule beside it, so the rule also says what would have changed it. *Partly*: a
+part of it is established. *Partly (open)*: the interval contains both answers. With so many intervals one or two may
+miss: trust least those that end near a limit.
 
 | claim | verdict | measured |
 | --- | --- | --- |"""]
     lines += [f"| {row.title} | {row.verdict} | {row.short} |" for row in rows]
     lines += ["", "## Claim by claim", ""]
-    shown = {"kick", "filters"}                                  # below
+    shown = {"", "assets/kick.png", "assets/filters.png", "assets/scaling.png"}              # these are below
     for row in rows:
-        script = row.about["run"]
         lines += block(row)
-        if row.verdict != "untested" and script not in shown and (ROOT / f"assets/{script}.png").exists():
-            lines += [f"![{row.title}](assets/{script}.png)", ""]
-            shown.add(script)
-    lines += ["## Claims without a number", "", UNTESTED, "", f"""\
+        if picture(row) not in shown:
+            lines += [f"![{row.title}]({picture(row)})", ""]
+            shown.add(picture(row))
+    lines += ["## Asked for by the originals, and not here", "", NOT_HERE, "", f"""\
 ## Where each model looks
 
-How much does a prediction move when one earlier character is another? Dots are measured in trained models (three
-random seeds, 180 CPU-seconds each), relative to the character itself. Black is what the term of the equation that
-reaches along the text would do alone, with the trained constants
+How much does a prediction move when one earlier character is another? Above, measured in trained models (means of three
+random seeds, 180 CPU-seconds each), relative to the character itself. Below, what the term of the equation that reaches
+along the text would do alone, with the trained constants
 (`{command("influence")}`).
 
 ![Influence against distance, measured and predicted](assets/influence.png)
@@ -173,10 +212,10 @@ reach {reaches(data, "at first")} before training and {reaches(data, "trained")}
 
 ![Gain of token mixers against frequency](assets/filters.png)
 
-With their default settings the scripts take up to three minutes each on two cores (sweep: eight). With `full=true`
-they take about 34 CPU-hours in all: scaling 15, ablate 5, vocabulary 2.5, late and sweep 2 each, the others an hour or
-less. They write into `assets/`, over what is shown here, unless `out=` names another folder.
-[sweeps.md](experiments/sweeps.md) says how the defaults were chosen."""]
+With their default settings the scripts take up to three minutes each on two cores. With `full=true` they take about 34
+CPU-hours in all: scaling 15, ablate 5, vocabulary 2.5, late and sweep 2 each, the others about an hour or less. They
+write into `assets/`, over what is shown here, unless `out=` names another folder. [sweeps.md](experiments/sweeps.md)
+says how the defaults were chosen."""]
     return "\n".join(lines) + "\n"
 
 

@@ -16,7 +16,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -113,36 +112,34 @@ def measure(s):                                                  # -> rows of CO
 
 
 def draw(rows, s):
+    """How many times longer attention takes than the wave: what is published, the kernels alone, whole steps."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    with rc_context({"font.size": 13}):
-        fig = Figure(figsize=(16, 5.4), layout="constrained")
-        *axes, ratio = fig.subplots(1, 3)
-        for ax, panel, title in zip(axes, ("training", "generate"), (
-                f"A training step of {s.training:,} tokens", "One more token of a stream")):
-            ends = []
-            for name in NAMES:
-                n, ms = zip(*((r[2], r[3]) for r in rows if r[:2] == (panel, name)))
-                ax.loglog(n, ms, "o-", ms=4, color=COLOUR[name], base=2)
-                ends.append((n[-1], ms[-1], name, COLOUR[name]))
-            ax.set(title=title, xlabel="tokens in a text", ylabel="milliseconds")
-            name_ends(ax, ends, room=0.6, gap=0.075)
-            ax.set_xticks(n[::2], [f"{k:,}" for k in n[::2]])
-            ax.yaxis.set_major_formatter("{x:g}")
-            ax.minorticks_off()
-        n, attention, wave = ([r[i] for r in rows if r[:2] == ("kernel", name)] for name, i in (
-            ("attention", 2), ("attention", 3), ("wave", 3)))
-        ratio.loglog(n, np.divide(attention, wave), "o-", color=COLOUR["wavefield"])
-        ratio.loglog(*zip(*PUBLISHED.items()), "x", color="black", ms=9)
-        ratio.text(0.05, 0.92, "×: operations, as published", transform=ratio.transAxes)
-        ratio.text(0.05, 0.84, "measured: one kernel alone", color=COLOUR["wavefield"], transform=ratio.transAxes)
-        ratio.set(title="Attention against the wave", xlabel="tokens in a text", ylabel="ratio of times")
-        ratio.set_xticks(n[::3], [f"{k:,}" for k in n[::3]])
-        ratio.yaxis.set_major_formatter("{x:g}")
-        ratio.minorticks_off()
-        for ax in fig.axes:
-            ax.grid(alpha=0.3)
-        save_picture(fig, s.out, "speed.png")
+    ms = {(panel, name, n): t for panel, name, n, t, *_ in rows}
+    ratio = lambda panel, attends, wave: [(n, t / ms[panel, wave, n]) for (which, name, n), t in ms.items()
+                                          if (which, name) == (panel, attends)]
+    kernel, step = ratio("kernel", "attention", "wave"), ratio("training", "momentum", "wavefield")
+    published = [(n, times) for n, times in PUBLISHED.items() if n <= kernel[-1][0]]
+    with rc_context({"font.size": 16}):
+        ax = Figure(figsize=(10, 6.5), layout="constrained").subplots()
+        ax.loglog(*zip(*kernel), "o-", lw=2.5, ms=7, color=COLOUR["wavefield"])
+        ax.loglog(*zip(*step), "o-", lw=2.5, ms=7, color="black")
+        ends = [(*kernel[-1], "one kernel\nalone", COLOUR["wavefield"])]
+        if published:
+            ax.loglog(*zip(*published), "x", color="#777777", ms=12, mew=3)
+            ends.append((*published[-1], "operations,\nas published", "#777777"))
+        ax.annotate("a whole\ntraining step", step[-1], xytext=(14, 0), textcoords="offset points", va="center")
+        ax.axhline(1, color="black", lw=1, ls=":")
+        ax.set(xlabel="tokens in a text", ylabel="time of attention / time of the wave")
+        name_ends(ax, ends, gap=0.13)
+        ax.set_xticks([n for n, _ in kernel[::3]], [f"{n:,.0f}" for n, _ in kernel[::3]])
+        ax.set_yticks([10 ** k for k in range(4) if 10 ** k < ax.get_ylim()[1]])
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.minorticks_off()
+        ax.grid(alpha=0.3)
+        ax.figure.suptitle(f"Alone, attention takes {kernel[-1][1]:.3g} times as long as a wave ({kernel[-1][0]:,.0f} "
+                           f"tokens);\nin a whole training step, {step[-1][1]:.3g} times ({step[-1][0]:,.0f} tokens)")
+        save_picture(ax.figure, s.out, "speed.png")
 
 
 def main():

@@ -31,7 +31,7 @@ from sample import generate
 from train import Train
 
 ENTRANTS = {"product": {}, "slope": {"field": "slope"}, "swiglu": {}}
-TITLES = {"product": "the original's product", "slope": "advection by the slope", "swiglu": "no transport: SwiGLU"}
+TITLES = {"product": "original's product", "slope": "slope", "swiglu": "SwiGLU"}
 COLOUR = dict(zip(ENTRANTS, COLOURS))
 SHARES = (0.25, 0.5, 1.0)               # of the iterations after which a model writes
 SCORES = "known_words only_validation play_lines".split()
@@ -163,26 +163,25 @@ def report(rows, s):
 def draw(rows, s):
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    with rc_context({"font.size": 13}):
-        fig = Figure(figsize=(12, 5), layout="constrained")
-        speed, rises = fig.subplots(1, 2, width_ratios=(1.7, 1))
-        stops, ends = sorted({r["after"] for r in rows}), []
-        for i, m in enumerate(ENTRANTS):
+    with rc_context({"font.size": 16}):
+        ax = Figure(figsize=(10, 6), layout="constrained").subplots()
+        stops, ends, first = sorted({r["after"] for r in rows}), [], {}
+        for m in ENTRANTS:
             known = [[100 * v for v in values(rows, m, "known_words", n).values()] for n in stops]
             mean = [np.mean(v) for v in known]
-            speed.plot(stops, mean, "-", color=COLOUR[m], lw=2)
+            ax.plot(stops, mean, "--" if m == "swiglu" else "-", color=COLOUR[m], lw=3)  # it may lie on another
             for n, share in zip(stops, known):
-                speed.plot([n] * len(share), share, "o", color=COLOUR[m], alpha=0.5, ms=5)
-            ends.append((stops[-1], mean[-1], f"{TITLES[m]}: {mean[-1]:.1f}%", COLOUR[m]))
-            for factor in (1, 3):
-                rose = list(values(rows, m, "largest_rise", s.iters, factor).values())
-                rises.plot([factor + 0.25 * i] * len(rose), rose, "o", color=COLOUR[m], alpha=0.7)
-        speed.set(title="How soon they spell; dots: seeds", xlabel="iterations", xticks=stops,
-                  ylabel="words of the training text, %")
-        rises.set(title="The largest rise\nof the training loss", xlabel="learning rate, in units of the default",
-                  ylabel="nats", xticks=(1.25, 3.25), xticklabels=("1", "3"), xlim=(0.6, 3.9), ylim=(0, None))
-        name_ends(speed, ends, 0.08, 0.9)
-        save_picture(fig, s.out, "spelling.png")
+                ax.plot([n] * len(share), share, "o", color=COLOUR[m], alpha=0.5, ms=8)
+            ends.append((stops[-1], mean[-1], f"{TITLES[m]} {mean[-1]:.0f}%", COLOUR[m]))
+            first[m] = mean[0]
+        ax.set(xscale="log", xlabel="iterations; dots: random seeds", ylabel="words that the training text has (%)",
+               title=f"After {stops[0]:.0f} iterations {first['slope']:.0f}% of the words are real\n"
+                     f"with advection by the slope, {first['swiglu']:.0f}% with a SwiGLU")
+        ax.minorticks_off()
+        ax.set_xticks(stops, [f"{n:.0f}" for n in stops])
+        ax.spines[["top", "right"]].set_visible(False)
+        name_ends(ax, ends, 0.08, 0.6)
+        save_picture(ax.figure, s.out, "spelling.png")
 
 
 def main():

@@ -2,11 +2,12 @@
 Does a model stay good when it reads on and on? It is trained on windows of 128, then reads streams of 16,384 tokens.
 
 The loss of each token with so many tokens before it, minus the loss of the *same* token with 64 to 128 before it: so
-an easy passage does not look like a good position. Below zero, the longer past helps; above, the stream falls apart.
+an easy passage does not look like a good position. Below zero, the longer past helps; above, it hurts.
 
     python experiments/streams.py                  a few minutes on two cores: one seed, 30 CPU-seconds each
     python experiments/streams.py full=true        three seeds, 180 CPU-seconds; resume=true goes on
 """
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lab import COLOUR, NAMES, collect, entrant, get_data, read_settings, save_picture, trained
+from labels import name_ends
 
 from common.checkpoint import models
 from common.score import token_losses
@@ -98,27 +100,28 @@ def table(rows):
 
 
 def draw(rows, s):
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
-    ax = Figure(figsize=(9, 5), layout="constrained").subplots()
-    ends = []
-    for model, changes in dict.fromkeys((r["model"], r["changes"]) for r in rows):
-        gap = []
-        for low, high in RANGES:
-            gap.append(np.mean([r["difference"] for r in rows
-                                if (r["model"], r["changes"], r["low"]) == (model, changes, low)] or [np.nan]))
-        ax.plot(range(len(RANGES)), gap, "o--" if changes else "o-", color=COLOUR.get(model, "#000000"))
-        ends.append((gap[-1], f"{model} {changes}".strip(), COLOUR.get(model, "#000000")))
-    ax.axhline(0, color="#999999", lw=0.8)
-    low, high = ax.get_ylim()
-    y = low - 9
-    for gap, label, colour in sorted(ends):
-        y = max(gap, y + 0.045 * (high - low))
-        ax.annotate(label, (len(RANGES) - 1, gap), xytext=(len(RANGES) - 0.8, y), color=colour, va="center",
-                    fontsize=9, arrowprops=dict(arrowstyle="-", color=colour, lw=0.5))
-    ax.set(xticks=range(len(RANGES)), xticklabels=[f"{low:,} to {high:,}" for low, high in RANGES],
-           xlim=(-0.2, len(RANGES) + 0.4), xlabel="tokens of past", title="Above zero a stream falls apart",
-           ylabel="loss minus that of the same tokens\nwith 64 to 128 of past (nats)")
-    save_picture(ax.figure, s.out, "streams.png")
+    read = [(low, high) for low, high in RANGES if any(r["low"] == low for r in rows)]
+    with rc_context({"font.size": 16}):
+        ax = Figure(figsize=(10, 6), layout="constrained").subplots()
+        ends = []
+        for model, changes in dict.fromkeys((r["model"], r["changes"]) for r in rows):
+            own = [r for r in rows if (r["model"], r["changes"]) == (model, changes)]
+            gap = [np.mean([r["difference"] for r in own if r["low"] == low]) for low, _ in read]
+            colour = COLOUR.get(model, "#000000")
+            ax.plot(range(len(read)), gap, "o--" if changes else "o-", color=colour, lw=2.5, ms=8)
+            ends.append((len(read) - 1, gap[-1], f"{model} {changes}".strip(), colour))
+        ax.text(0.12, ax.get_ylim()[1], "hardly any past", va="top")
+        worst = math.ceil(1000 * max(gap for _, gap, _, _ in ends)) / 1000       # of the longest past
+        ax.plot((0, len(read) - 1), (0, 0), color="#999999", lw=1, zorder=0)
+        ax.set(xticks=range(len(read)), xticklabels=[f"{low:,}\nto {high:,}" for low, high in read],
+               xlabel="tokens of past", ylabel="loss minus that of the same tokens\nwith 64 to 128 of past (nats)",
+               title=f"After {read[-1][0]:,} tokens of a stream\nno model loses more than {max(worst, 0.0):.3f} nats")
+        ax.margins(y=0.15)
+        ax.spines[["top", "right"]].set_visible(False)
+        name_ends(ax, ends, 0.065, 0.15 + 0.018 * max(len(name) for _, _, name, _ in ends))
+        save_picture(ax.figure, s.out, "streams.png")
 
 
 def main():

@@ -63,25 +63,35 @@ def draw(rows, s):
         schedule, laplacian, nu = variant
         losses[variant] = {r["seed"]: r["val_loss"] for r in rows if (r["schedule"], r["laplacian"]) == variant[:2]
                            and abs(r["nu"] - nu) < 1e-6}
-    first, *others = losses
+    first = next(iter(losses))
+    gaps = {variant: [loss[seed] - losses[first][seed] for seed in loss] for variant, loss in losses.items()}
     print(f"{'schedule':<10} {'stencil':<9} {'nu':>5}   validation loss: mean; minus that of {first[0]}")
-    with rc_context({"font.size": 13}):
-        ax = Figure(figsize=(10, 5), layout="constrained").subplots()
-        labels = []
-        for y, ((schedule, laplacian, nu), loss) in enumerate(losses.items()):
-            gaps = np.array([loss[seed] - losses[first][seed] for seed in loss])
-            mean, low, high = interval(gaps)
-            print(f"{schedule:<10} {laplacian:<9} {nu:5.2f}   {np.mean(list(loss.values())):.4f}",
-                  said((mean, low, high)))
-            ax.plot((low, high), (y, y), color=COLOURS[y], lw=2)
-            ax.plot(gaps, [y] * len(gaps), "o", color=COLOURS[y], alpha=0.6)
-            ax.annotate(f"{mean:+.3f}" if y else "", (mean, y), xytext=(0, 9), textcoords="offset points", ha="center")
-            special = {"none": "none", "learned": "learned for each channel"}
-            labels.append(special.get(schedule, f"{schedule}, {laplacian}, nu = {nu:.2g}"))
-        ax.axvline(0, color="black", lw=0.8)
-        ax.set(title="Is viscosity that falls with depth the best?", yticks=range(len(labels)), yticklabels=labels,
-               xlabel=f"loss after {s.max_iters} iterations, minus that of the first (nats)",
-               ylim=(len(labels) - 0.5, -0.7))
+    for variant, loss in losses.items():
+        schedule, laplacian, nu = variant
+        print(f"{schedule:<10} {laplacian:<9} {nu:5.2f}   {np.mean(list(loss.values())):.4f}",
+              said(interval(gaps[variant])))
+    with rc_context({"font.size": 16}):
+        ax = Figure(figsize=(10, 6.5), layout="constrained").subplots()
+        order, labels = sorted(gaps, key=lambda variant: np.mean(gaps[variant])), []
+        for y, variant in enumerate(order):
+            schedule, laplacian, nu = variant
+            mean, low, high = interval(gaps[variant])
+            colour = COLOURS[1] if variant == first else COLOURS[0]
+            ax.plot((low, high), (y, y), color=colour, lw=2.5)
+            ax.plot(mean, y, "o", color=colour, ms=11)
+            ax.annotate("" if variant == first else f"{mean:+.3f}", (mean, y), xytext=(0, 13), ha="center",
+                        textcoords="offset points", bbox=dict(fc="white", lw=0, pad=1))   # over the line at 0
+            stencil = ", one-sided" if laplacian == "one_sided" else ""
+            special = {"none": "none", "learned": "learned by channel"}
+            labels.append(special.get(schedule, f"{schedule}{stencil}, {nu:.2g}"))
+        none = np.mean(gaps["none", "upwind", 0.0])
+        side = "behind" if none < 0 else "ahead of"
+        ax.axvline(0, color="#999999", lw=1, zorder=0)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.margins(x=0.1)
+        ax.set(yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.5, -0.8),
+               xlabel=f"loss after {s.max_iters} iterations minus that of\nfalling, {first[2]:.2g} (nats; lines: 95%)",
+               title=f"Viscosity that falls with depth\nends {abs(none):.3f} nats {side} none")
         save_picture(ax.figure, s.out, "viscosity.png")
 
 

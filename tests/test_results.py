@@ -41,22 +41,24 @@ def test_without_tables_nothing_is_claimed(results, tmp_path):
     assert set(verdicts(results, tmp_path).values()) == {"untested"}
 
 
-def race(folder, lab, gap, seeds=3):
-    """A race in which Hydra is `gap` behind, with some noise that the seeds share and a little that they do not."""
+def race(folder, lab, gap, seeds=3, share=0.4):
+    """A race in which Hydra is `gap` behind, with some noise that the seeds share and a little that they do not, and
+    has this share of the parameters."""
     import race
     rows = []
     for seed in range(seeds):
         for model, loss in (("baseline", 1.6), ("hydra", 1.6 + gap + 0.001 * seed)):
             values = dict(model=model, budget="seconds", limit=3, seed=seed, final=1, val_loss=loss + 0.1 * seed,
-                          leak=0, parameters=1000, tokens=2e6, seconds=180)
+                          leak=0, parameters=1000 * (share if model == "hydra" else 1), tokens=2e6, seconds=180)
             rows.append([values.get(column, "") for column in race.COLUMNS])
     lab.write_csv(folder / "race.csv", race.COLUMNS, rows)
 
 
-@pytest.mark.parametrize("gap, verdict", [(0.05, "no"), (-0.05, "holds"), (0.009, "partly")])
-def test_a_verdict_follows_the_table(gap, verdict, results, tmp_path):
+@pytest.mark.parametrize("gap, share, verdict", [(0.05, 0.4, "no"), (-0.05, 0.4, "holds"), (-0.05, 0.6, "partly"),
+                                                 (0.009, 0.4, "partly (open)")])
+def test_a_verdict_follows_the_table(gap, share, verdict, results, tmp_path):
     import lab
-    race(tmp_path, lab, gap)
+    race(tmp_path, lab, gap, share=share)
     assert verdicts(results, tmp_path)["on par at half the parameters"] == verdict
     race(tmp_path, lab, gap, seeds=1)
     assert verdicts(results, tmp_path)["on par at half the parameters"] == "untested", "one seed has no interval"
@@ -81,7 +83,7 @@ def test_claims_of_recall(results, tmp_path, monkeypatch):
     monkeypatch.setattr(induction.law, "__defaults__", ("True", 20))
     names = "induction in one layer", "the shear stands in for depth", "the best gamma is 4.17 N^-0.74 for N layers"
     for slope, lift, cut, expected in ((-0.74, 0.5, False, ["holds"] * 3), (0.1, 0.0, False, ["no"] * 3),
-                                       (-0.74, 0.5, True, ["holds", "partly", "holds"])):
+                                       (-0.74, 0.5, True, ["holds", "partly (open)", "holds"])):
         recall(tmp_path, lab, induction, slope, lift, cut)
         found = verdicts(results, tmp_path)
         assert [found[name] for name in names] == expected
@@ -91,11 +93,11 @@ def test_claims_of_recall(results, tmp_path, monkeypatch):
 def test_claims_of_spelling(results, tmp_path):
     import lab
     import spelling
-    for better, expected in ((0.1, "holds"), (-0.1, "no")):
+    for better, sooner, expected in ((0.1, 0.2, "holds"), (-0.1, -0.2, "no"), (-0.1, 0.2, "partly")):
         rows = []
         for model in spelling.ENTRANTS:
             for factor, seed, after in itertools.product((1, 3), range(3), (75, 150, 300)):
-                share = 0.5 + better * (model == "product") + 0.001 * seed * (model == "slope")
+                share = 0.5 + {"product": better, "slope": sooner, "swiglu": 0.001 * seed}[model]
                 values = dict(model=model, lr_factor=factor, iters=300, seed=seed, after=after, known_words=share,
                               play_lines=share, largest_rise=-share, parameters=9, tokens=9, seconds=9)
                 rows.append([values.get(column, "") for column in spelling.COLUMNS])
@@ -103,7 +105,7 @@ def test_claims_of_spelling(results, tmp_path):
         found = verdicts(results, tmp_path)
         names = "transport makes it spell well", "it learns to spell fast", "it adheres to the structure of the text"
         assert [found[name] for name in names] == [expected] * 3
-        assert found["training is stable and converges smoothly"] == expected
+        assert found["training is stable and converges smoothly"] == ("holds" if better > 0 else "no")
 
 
 def test_claims_of_tables_that_come_later(results, tmp_path):
@@ -114,18 +116,20 @@ def test_claims_of_tables_that_come_later(results, tmp_path):
     from flow import hydra
     for sign, expected in ((1, "holds"), (-1, "no")):
         rows = []
-        for variant, seed, l, term in itertools.product(flow.VARIANTS, range(3), range(4), hydra.TERMS):
-            change = 0.1 * seed + (sign if term == "pressure" else -3 * (sign > 0))
+        for variant, seed, l, term in itertools.product(flow.VARIANTS, range(3), range(2), hydra.TERMS):
+            change = 0.1 * seed + (sign if term == "pressure" else -3 * sign)
             size = (0.001 if sign > 0 else 0.5) + 0.0001 * seed
-            values = dict(variant=variant, seed=seed, layer=l, term=term, rank_before=9 - 2 * sign * l,
-                          rank=9 - 2 * sign * l + change, cosine_before=0.2, cosine=0.2 + 0.05 * sign + 0.001 * seed,
+            values = dict(variant=variant, seed=seed, layer=l, term=term, rank_before=9,
+                          rank=9 + change, cosine_before=0.2, cosine=0.2 + 0.05 * sign + 0.001 * seed,
                           growth=100 * size, work_size=size, div=size, val_loss=2 + 0.01 * seed, swapped=2, swap_from=1)
             rows.append([values.get(column, "") for column in flow.COLUMNS])
         lab.write_csv(tmp_path / "flow.csv", flow.COLUMNS, rows)
         slope = {"hydra": -0.1 - 0.02 * sign, "wavefield": -0.1 - 0.02 * sign, "baseline": -0.1, "no_zeus": -0.1}
-        lab.write_csv(tmp_path / "scaling.csv", ["model", "minutes", "seed", "parameters", "val_loss"],
-                      [[model, minutes, seed, size, 3 * size ** (slope[model] + 0.001 * seed * (model == "hydra"))]
-                       for model in slope for minutes in (1, 3) for seed in range(3) for size in (100.0, 1000.0)])
+        lab.write_csv(tmp_path / "scaling.csv",
+                      ["model", "minutes", "seed", "width", "parameters", "tokens", "seconds", "val_loss"],
+                      [[model, minutes, seed, width, width ** 2, 9, 60 * minutes,
+                        3 * width ** (2 * slope[model] + 0.001 * seed * (model == "hydra"))]
+                       for model in slope for minutes in (1, 3) for seed in range(3) for width in (64, 128)])
         rise = {"occurred": 0.1 + 0.05 * sign, "is new": 0.1}
         lab.write_csv(tmp_path / "reach.csv", ["seed", "silent", "kind", "rise"],
                       [[seed, silent, f"rest, word {kind}", rise[kind] * (1 + 0.01 * seed)]
@@ -135,10 +139,10 @@ def test_claims_of_tables_that_come_later(results, tmp_path):
                       [[e, seed, e / 10, sign * r + 0.01 * seed, 0.1 * seed, 1 - e]
                        for e, r in ((0.1, -1), (0.4, 1), (0.6, -1)) for seed in range(3)])
         found = verdicts(results, tmp_path)
-        for name in ("pressure raises the entropy of the tokens", "the gap to a transformer closes with capacity",
-                     "the Lorentz-like force scales better", "heads take roles, from the letter to the passage",
-                     "computes longer where it is hard", "tokens cluster in the end",
-                     "the skew matrix turns the tokens", "a magnetic field, whose force does no work"):
+        for name in ("pressure raises the entropy of the tokens", "the Lorentz-like force scales better",
+                     "heads take roles, from the letter to the passage", "computes longer where it is hard",
+                     "tokens cluster in the end", "the skew matrix turns the tokens",
+                     "a magnetic field, whose force does no work"):
             assert found[name] == expected, name
 
 
@@ -153,7 +157,7 @@ def test_claims_of_a_run_and_of_leaks(results, tmp_path):
                                      ("advection_glu", "field=slope", 1)):
             for seed, share, shown in itertools.product(range(3), (0.0, 0.25, 1.0), (variant, "")):
                 gap = 0.1 * sign * turn * (1 if share == 1 else -1) * (shown != "") + 0.001 * seed * (share == 1)
-                values = dict(model=model, variant=shown, seed=seed, share=share, val_loss=2 + gap, final=0)
+                values = dict(model=model, variant=shown, seed=seed, share=share, val_loss=2 + gap, final=0, iter=9)
                 rows += [values, values | dict(final=1)] if share == 1 else [values]
         lab.write_csv(tmp_path / "late.csv", late.COLUMNS, [[row.get(c, "") for c in late.COLUMNS] for row in rows])
         lab.write_csv(tmp_path / "leaky.csv", ["stride", "seed", "iter", "in_use", "published", "leak", "alarm"],
@@ -163,27 +167,33 @@ def test_claims_of_a_run_and_of_leaks(results, tmp_path):
         for name in ("viscosity helps early and hurts late", "truer physics learns sooner and ends behind",
                      "a perplexity 24 times better"):
             assert found[name] == expected, name
+        gap = lambda vocab, width: sign * (vocab > 0) * 32 / width           # it closes; or the lead does
         rows = [dict(model=model, vocab=vocab, width=width, seed=seed, parameters=9, tokens=9, seconds=9,
-                     val_loss=5 + 0.3 * sign * (model == "wavefield") * (vocab > 0) + 0.01 * seed)
+                     bits_per_byte=2, val_loss=5 + gap(vocab, width) * (model == "wavefield") + 0.01 * seed)
                 for model in vocabulary.ENTRANTS for vocab in (0, 8000) for width in (64, 128) for seed in range(3)]
         lab.write_csv(tmp_path / "vocabulary.csv", vocabulary.COLUMNS,
                       [[row.get(c, "") for c in vocabulary.COLUMNS] for row in rows])
-        assert verdicts(results, tmp_path)["87% behind at 8,000 byte pairs"] == expected
+        found = verdicts(results, tmp_path)
+        for name in ("87% behind at 8,000 byte pairs", "the gap to a transformer closes with capacity"):
+            assert found[name] == expected, name
     row = next(row for row in results.rows_of(results.Data(tmp_path)) if "87%" in row.title)
-    assert row.short.startswith("-25.9% [") and "characters +0.0% [" in row.more and "128 channels -25.9%" in row.more
+    assert row.short.startswith("-39.3% [") and "characters +0.0% [" in row.more
+    row = next(row for row in results.rows_of(results.Data(tmp_path)) if "capacity" in row.title)
+    assert row.short.startswith("+28.4% [") and "-22.1% [-22.1%, -22.1%] with 128" in row.more
     row = next(row for row in results.rows_of(results.Data(tmp_path)) if "24 times" in row.title)
     assert "rings from iteration 0 on, and never for a whole cell" in row.more
 
 
 def test_claim_of_viscosity_that_falls(results, tmp_path):
-    """Best of all, worse than one of the others, and too noisy to tell."""
+    """Best of all schedules, worse than one of them, better than one, and too noisy to tell; none does not count."""
     import lab
     import viscosity
-    for none, noise, expected in ((0.1, 0.001, "holds"), (-0.1, 0.001, "no"), (0.1, 0.3, "partly")):
-        rows = []
+    for rises, noise, expected in ((0.1, 0.001, "holds"), (-0.1, 0.001, "no"), (0.0, 0.001, "partly"),
+                                   (0.1, 0.3, "partly (open)")):
+        rows, none = [], -0.3
         for seed, (schedule, laplacian, nu) in itertools.product(range(3), viscosity.variants(0.3)):
-            gap = {"none": none, "falling": 0.0}.get(schedule, 0.2)
-            values = dict(schedule=schedule, laplacian=laplacian, nu=nu, seed=seed,
+            gap = {"none": none, "falling": 0.0, "rising": rises}.get(schedule, 0.2)
+            values = dict(schedule=schedule, laplacian=laplacian, nu=nu, seed=seed, iters=300,
                           val_loss=2 + gap + noise * (seed - 1) * (schedule == "falling"))
             rows.append([values.get(column, "") for column in viscosity.COLUMNS])
         lab.write_csv(tmp_path / "viscosity.csv", viscosity.COLUMNS, rows)
@@ -202,14 +212,15 @@ def test_claims_of_terms_left_out(results, tmp_path):
         for seed, (model, worth) in itertools.product(range(3), (("fluidlm", last), ("wavefield", last))):
             for i, term in enumerate(["", *ablate.TERMS[model]]):
                 gap = 0.0 if not term else worth if i == 1 else 0.1      # the first term is the one in doubt
-                values = dict(model=model, without=term, seed=seed, val_loss=2 + gap + noise * (seed - 1) * (i == 1))
+                values = dict(model=model, without=term, seed=seed, steps=700,
+                              val_loss=2 + gap + noise * (seed - 1) * (i == 1))
                 rows.append([values.get(column, "") for column in ablate.COLUMNS])
         lab.write_csv(tmp_path / "ablate.csv", ablate.COLUMNS, rows)
         found = verdicts(results, tmp_path)
         assert found["every term of its equation is needed"] == fluid
         assert found["coupling and interference route information"] == wave
     column = ablate.COLUMNS.index
-    for noise, expected in ((0.0, "no"), (0.05, "partly")):              # nothing is needed, for sure or perhaps
+    for noise, expected in ((0.0, "no"), (0.05, "partly (open)")):       # nothing is needed, for sure or perhaps
         for row in rows:
             row[column("val_loss")] = 2 + noise * (row[column("seed")] - 1) * (row[column("without")] != "")
         lab.write_csv(tmp_path / "ablate.csv", ablate.COLUMNS, rows)
@@ -220,7 +231,8 @@ def test_claim_of_a_smooth_fluid(results, tmp_path):
     """Steadier, less steady, the same for sure, and too noisy to tell."""
     import lab
     import smooth
-    for gain, noise, expected in ((-0.1, 0.01, "holds"), (0.1, 0.01, "no"), (0.0, 0.001, "no"), (0.0, 0.1, "partly")):
+    for gain, noise, expected in ((-0.1, 0.01, "holds"), (0.1, 0.01, "no"), (-0.02, 0.001, "no"),
+                                  (0.0, 0.1, "partly (open)")):
         rows = []
         for weight, seed in itertools.product(smooth.WEIGHTS, range(3)):
             values = dict(w_grad=weight, seed=seed, drift=(gain + noise * (seed - 1)) * (weight > 0), rough=1 - weight,
@@ -245,7 +257,7 @@ def test_claims_of_what_is_inside(results, tmp_path):
 
     for cosine, recurs, rest, points, gaps, expected in (
             (0.05, 0.2, 0.0, -0.5, (0.8, -0.9), ["holds"] * 4),
-            (0.2, 0.2, 0.1, -1.0, (0.8, 0.1), ["partly"] * 4),
+            (0.2, 0.2, 0.1, -1.0, (0.8, 0.1), ["partly (open)", "partly", "partly (open)", "partly"]),
             (0.5, 0.1, 0.2, -2.0, (0.2, -0.1), ["no"] * 4)):
         inside, hits, viscous = [], [], []
         for seed in range(3):
