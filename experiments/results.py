@@ -30,6 +30,7 @@ KEYS = ("claimed", "how", "rule", "run")                # of a claim's docstring
 CLAIMS = [f for name, f in vars(claims).items() if name.startswith("claim_")]
 # What a command says, if it is not the text alone.
 OPTIONS = dict(induction="", speed="", memory="", kick="kicks=128 dataset=shakespeare_char",
+               scaling="budgets=1,3 models=baseline,wavefield,hydra,no_zeus dataset=shakespeare_char",
                ablate="models=fluidlm,wavefield dataset=shakespeare_char")
 
 
@@ -117,20 +118,39 @@ def reaches(data, when):
     return f"{min(found):.3g} to {max(found):.3g} tokens"
 
 
-def sizes(rows):
-    """Loss by width at the largest budget, and the exponents of it, for each model in scaling.csv; as Markdown."""
+def sizes(data):
+    """The section on scaling.csv: loss by width at the largest budget, the best in bold, and two exponents."""
+    try:
+        rows = data.table("scaling")
+    except Missing:
+        return []
     widths, budgets = (sorted({r[key] for r in rows}) for key in ("width", "minutes"))
-    found = {}
+    seconds, found = 60 * max(budgets), {}
     lines = [f"| model | {' | '.join(f'{width:.0f}' for width in widths)} | by parameters | minus the baseline's "
              "| by seconds |", "| --- |" + " ---: |" * len(widths) + " --- |" * 3]
     for model in dict.fromkeys(r["model"] for r in rows):
-        *pairs, _ = scaling.curves(rows, model, widths, budgets)
+        *pairs, best = scaling.curves(rows, model, widths, budgets)
         by_size, by_time = (np.array([scaling.slope(x, y) for y in loss]) for x, loss in pairs)
         found[model] = by_size
         gap = said(interval(by_size - found["baseline"])) if model != "baseline" else ""
-        losses = " | ".join(f"{loss:.3f}" for loss in pairs[0][1].mean(0))
+        losses = " | ".join(f"**{loss:.3f}**" if width == best[-1] else f"{loss:.3f}"
+                            for width, loss in zip(widths, pairs[0][1].mean(0)))
         lines.append(f"| {model} | {losses} | {said(interval(by_size))} | {gap} | {said(interval(by_time))} |")
-    return lines
+    narrow, wide = (np.mean([r["tokens"] for r in rows if r["width"] == width and r["minutes"] == max(budgets)]) / 1e6
+                    for width in (widths[0], widths[-1]))
+    times = " and ".join(f"{60 * minutes:.0f}" for minutes in budgets)
+    return ["## Who gains with size?", "", f"""\
+Models of several widths (n_embd), {times} CPU-seconds, three random seeds each
+(`{command("scaling")}`).
+The loss is that of the whole validation text as a stream, after {seconds:.0f} seconds. The exponents are those of the
+loss against parameters, at {seconds:.0f} seconds, and of the loss at the best width against seconds: -0.1 would be 21%
+less loss for ten times as much. no_zeus is Hydra without its force: four layers instead of two.
+""", *lines, "", "![Loss against parameters and against seconds](assets/scaling.png)", "", f"""\
+Size costs time: in {seconds:.0f} seconds a model with {widths[0]:.0f} channels reads {narrow:.1f} M tokens, one with
+{widths[-1]:.0f} only {wide:.1f} M. An exponent above zero says that the time was too short for the size. That is where
+two cores end: they tell which model is ahead at a size and a time, but not which would be with all the text that it can
+use. Three widths do not tell a floor, and the script's ten minutes were not run.
+"""]
 
 
 def page(data, rows):
@@ -202,7 +222,7 @@ A position code is what breaks a stream, in Wave Field and in FluidLM: the model
 off. Sinkhorn's pressure loses a little, as a key cannot know how much more it will be asked. Attention that has barely
 learned to use a window of 256 is a little better with less of it, but gets no worse further down. Everything else
 stands still.
-
+""", *sizes(data), f"""\
 ## Every token mixer is a filter
 
 On a frozen model the shear, the Laplacians and the waves are linear filters along the text: one Bode plot for all, with
@@ -212,7 +232,7 @@ reach {reaches(data, "at first")} before training and {reaches(data, "trained")}
 
 ![Gain of token mixers against frequency](assets/filters.png)
 
-With their default settings the scripts take up to three minutes each on two cores. With `full=true` they take about 34
+With their default settings the scripts take up to three minutes each on two cores. With `full=true` they take about 35
 CPU-hours in all: scaling 15, ablate 5, vocabulary 2.5, late and sweep 2 each, the others about an hour or less. They
 write into `assets/`, over what is shown here, unless `out=` names another folder. [sweeps.md](experiments/sweeps.md)
 says how the defaults were chosen."""]

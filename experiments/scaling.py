@@ -88,38 +88,43 @@ def curves(rows, model, widths, budgets):                        # -> two of: x,
     return (parameters, by_size), ([60 * minutes for minutes in budgets], by_time), best
 
 
+def report(rows, names, widths, budgets):
+    """Both slopes of each model, and minus those of the baseline."""
+    found = {model: curves(rows, model, widths, budgets) for model in names}
+    for i, what in enumerate(("parameters", "CPU-seconds")):
+        slopes = {model: np.array([slope(pairs[i][0], y) for y in pairs[i][1]]) for model, pairs in found.items()}
+        print(f"slope of log loss against log {what}; minus that of the baseline")
+        for model, own in slopes.items():
+            gap = said(interval(own - slopes["baseline"])) if model != "baseline" in slopes else ""
+            print(f"{model:<14} {said(interval(own)):<28} {gap}")
+
+
 def draw(rows, s, names, widths, budgets):
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullLocator
-    with rc_context({"font.size": 13}):
-        fig = Figure(figsize=(13, 6), layout="constrained")
-        axes = fig.subplots(1, 2, sharey=True)
-        slopes, ends = {}, ([], [])
-        for model in names:
-            *pairs, best = curves(rows, model, widths, budgets)
-            for i, (x, loss) in enumerate(pairs):
-                slopes[model, i] = np.array([slope(x, y) for y in loss])
-                axes[i].plot(x, loss.mean(0), "o-", color=COLOURS[model])
-                axes[i].plot(x, loss.T, ".", ms=3, color=COLOURS[model])
-                ends[i].append((x[-1], loss.mean(0)[-1], model, COLOURS[model]))
-            print(f"{model:<14} best width at each budget:", *(f"{60 * m:g} s: {w}" for m, w in zip(budgets, best)))
-        for i, (what, title) in enumerate((("parameters", f"the same {60 * max(budgets):g} seconds"),
-                                           ("CPU-seconds", "each budget with its best width"))):
-            axes[i].set(xscale="log", yscale="log", xlabel=what, title=title)
-            axes[i].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes[i].xaxis.set_major_formatter("{x:,g}")
-            axes[i].xaxis.set_minor_locator(NullLocator())
-            axes[i].yaxis.set_major_formatter("{x:.4g}")
-            axes[i].yaxis.set_minor_formatter("{x:.4g}")
-            axes[i].grid(alpha=0.3, which="both")
-            name_ends(axes[i], ends[i])
-            print(f"slope of log loss against log {what}; minus that of the baseline")
-            for model in names:
-                own, other = slopes[model, i], slopes.get(("baseline", i))
-                gap = said(interval(own - other)) if other is not None and model != "baseline" else ""
-                print(f"{model:<14} {said(interval(own)):<28} {gap}")
-        axes[0].set_ylabel("loss of the whole text as a stream (nats per token)")
+    found = {model: curves(rows, model, widths, budgets) for model in names}
+    seconds = 60 * max(budgets)
+    best = sum(best[-1] == max(widths) for _, _, best in found.values())
+    titles = (f"After {seconds:g} CPU-seconds {best or 'none'} of {len(names)} models\n"
+              f"{'are' if best > 1 else 'is'} best at the greatest width, {max(widths):g}",
+              "Each budget with its best width")
+    with rc_context({"font.size": 16}):
+        fig = Figure(figsize=(10, 13), layout="constrained")
+        for i, (ax, title) in enumerate(zip(fig.subplots(2), titles)):
+            ends = []
+            for model, pairs in found.items():
+                x, loss = pairs[i]
+                ax.plot(x, loss.mean(0), "o-", color=COLOURS[model])
+                ends.append((x[-1], loss.mean(0)[-1], model, COLOURS[model]))
+            what = ("parameters", "CPU-seconds of training")[i]
+            ax.set(xscale="log", yscale="log", xlabel=what, ylabel="loss of a stream (nats per token)", title=title)
+            ax.minorticks_off()
+            x = sorted({x for pairs in found.values() for x in pairs[i][0]})
+            ax.set_xticks(x if i else [1e5, 1e6], [f"{v:,.0f}" for v in (x if i else (1e5, 1e6))])
+            low, high = ax.get_ylim()
+            ticks = [v for v in np.arange(1, 6, 0.1 if high - low < 1.2 else 0.5) if low <= v <= high]
+            ax.set_yticks(ticks, [f"{v:.1f}" for v in ticks])
+            name_ends(ax, ends, room=0.5 if i == 0 else 0.6)
         save_picture(fig, s.out, "scaling.png")
 
 
@@ -134,7 +139,9 @@ def main():
     jobs = [(model, width, minutes, seed, s.dataset, s.small) for seed in range(s.seeds) for minutes in budgets
             for width in widths for model in names]
     print(f"{len(jobs)} runs of together {sum(job[2] for job in jobs):.0f} CPU-minutes")
-    draw(collect(Path(s.out, "scaling.csv"), COLUMNS, work, jobs, s.resume), s, names, widths, budgets)
+    rows = collect(Path(s.out, "scaling.csv"), COLUMNS, work, jobs, s.resume)
+    report(rows, names, widths, budgets)
+    draw(rows, s, names, widths, budgets)
 
 
 if __name__ == "__main__":

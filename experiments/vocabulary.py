@@ -84,9 +84,10 @@ def gap(rows, vocab, width):                                     # -> mean, low,
 def draw(rows, s):
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    with rc_context({"font.size": 13}):
-        ax = Figure(figsize=(9, 6), layout="constrained").subplots()
+    with rc_context({"font.size": 16}):
+        ax = Figure(figsize=(10, 7), layout="constrained").subplots()
         vocabs, widths, ends = sorted({r["vocab"] for r in rows}), sorted({r["width"] for r in rows}), []
+        means = [gap(rows, vocab, width)[0] for vocab in vocabs for width in widths]
         for i, (width, colour) in enumerate(zip(widths, COLOURS)):
             gaps = [gap(rows, vocab, width) for vocab in vocabs]
             at = [k + 0.06 * i for k in range(len(vocabs))]
@@ -101,9 +102,10 @@ def draw(rows, s):
                       *(f"{m} {loss:.3f}" for m, loss in losses.items()))
         ax.axhline(0, color="black", lw=0.8)
         ax.set_xticks(range(len(vocabs)), [named(vocab) for vocab in vocabs])
-        ax.set(title="Above zero the wave field is behind attention", ylabel="perplexity against the baseline's (%)")
+        ax.set(ylabel="perplexity per token minus the baseline's (%)",
+               title=f"Wave Field against attention: {min(means):+.0f}% to {max(means):+.0f}% in perplexity")
         ax.grid(alpha=0.3)
-        name_ends(ax, ends, room=0.3)
+        name_ends(ax, ends, room=0.45)
         save_picture(ax.figure, s.out, "vocabulary.png")
 
 

@@ -146,6 +146,24 @@ def test_claims_of_tables_that_come_later(results, tmp_path):
             assert found[name] == expected, name
 
 
+def test_who_gains_with_size(results, tmp_path):
+    """A table made of laws: the best width in bold, both exponents; without a table nothing."""
+    import lab
+    import scaling
+    assert results.sizes(results.Data(tmp_path)) == []
+    slope = {"baseline": 0.1, "hydra": -0.05}
+    rows = [[model, width, minutes, seed, "", False, width ** 2, 1e6 * minutes, 60 * minutes,
+             3 * width ** (2 * slope[model]) * minutes ** -0.2]
+            for model in slope for width in (64, 128) for minutes in (1, 3) for seed in range(3)]
+    lab.write_csv(tmp_path / "scaling.csv", scaling.COLUMNS, rows)
+    lines = results.sizes(results.Data(tmp_path))
+    start = f"{3 * 64 ** 0.2 * 3 ** -0.2:.3f}", f"{3 * 128 ** 0.2 * 3 ** -0.2:.3f}"
+    assert [line for line in lines if line.startswith("| baseline")] == [
+        f"| baseline | **{start[0]}** | {start[1]} | +0.100 [+0.100, +0.100] |  | -0.200 [-0.200, -0.200] |"]
+    hydra = next(line for line in lines if line.startswith("| hydra"))
+    assert f" | **{3 * 128 ** -0.1 * 3 ** -0.2:.3f}** | -0.050 [" in hydra and "| -0.150 [" in hydra
+
+
 def test_claims_of_a_run_and_of_leaks(results, tmp_path):
     """Ahead after a quarter and behind at the end, or the other way round; better in use, or worse."""
     import lab
