@@ -379,7 +379,7 @@ def claim_gap_closes(data):
     claimed: so its author expects, of byte pairs
     how: perplexity per token against the transformer's at 8,000 byte pairs, 256 channels against 128, the same seconds:
         how much of the gap goes
-    rule: holds if there is a gap with 128 channels, and a smaller one with 256, no if it grows
+    rule: holds if there is a gap with 128 channels, and a smaller one with 256, no if it grows, or if there is none
     run: vocabulary"""
     gap = gaps_by_vocabulary(data)
     narrow, wide = (f(width for _, width in gap) for f in (min, max))
@@ -391,8 +391,10 @@ def claim_gap_closes(data):
 
     change = percent(paired(behind(wide), behind(narrow)))
     more = (f"{says(gap[8000, narrow], 1, '%')} with {narrow:.0f} channels, {says(gap[8000, wide], 1, '%')} with "
-            f"{wide:.0f}; with {wide:.0f} {cost(of, 'wavefield', 'baseline')}")
-    return verdict(gap[8000, narrow][1] > 0 and change[2] < 0, change[1] > 0), says(change, 1, "%"), more
+            f"{wide:.0f}, a change of {says(change, 1, '%')}; with {wide:.0f} {cost(of, 'wavefield', 'baseline')}")
+    none = gap[8000, narrow][2] < 0
+    short = "there is none" if none else f"{says(change, 1, '%')} with {wide:.0f} channels"
+    return verdict(gap[8000, narrow][1] > 0 and change[2] < 0, none or change[1] > 0), short, more
 
 
 def steeper(data, a, b):
