@@ -8,9 +8,9 @@ Does truer physics help early in training and hurt late? Loss over a whole run, 
     wavefield string            a damped string for each oscillator, with as many numbers (damping, speed, distance from
                                 where it is struck to where it is heard): a pulse that travels, and arrives
 
-A variant and its default see the same batches; the difference is paired by seed, with its 95% interval. The picture has
-it a quarter through, and for the whole text at the end. Both are of one run: early also means at a high learning rate,
-which falls to zero in the second half.
+A variant and its default see the same batches; the difference is paired by seed, with its 95% interval, over the whole
+run. What decides is the loss a quarter through, and that of the whole text at the end. Both are of one run: early also
+means at a high learning rate, which falls to zero in the second half.
 
     python experiments/late.py                     about three minutes on two cores: one seed, 10 CPU-seconds each
     python experiments/late.py full=true           three seeds, 180 CPU-seconds: 100 CPU-minutes; resume=true goes on
@@ -27,8 +27,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lab import COLOURS, chosen, collect, get_data, interval, read_settings, said, save_picture, short_run
-from labels import name_ends
+from lab import COLOUR, chosen, collect, get_data, interval, read_settings, said, save_picture, short_run
 
 from common.checkpoint import load_model
 from common.settings import guard
@@ -159,35 +158,38 @@ def ahead(three):
 
 
 def draw(rows, s):
+    """A panel for each variant; the scale is linear between -0.05 and 0.05, and logarithmic beyond."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    print(f"{'':<30} a quarter through, at the end (evaluations); the whole text as a stream")
+    pairs, count = [(name, variant) for name in s.models.split(",") for variant in VARIANTS[name]], np.zeros(2, int)
     with rc_context({"font.size": 16}):
-        ax = Figure(figsize=(10, 6.5), layout="constrained").subplots()
-        ends, count = [], np.zeros(2, int)
-        print(f"{'':<30} a quarter through, at the end (evaluations); the whole text as a stream")
-        pairs = [(name, variant) for name in s.models.split(",") for variant in VARIANTS[name]]
-        for (name, variant), colour in zip(pairs, COLOURS):
+        lines = (len(pairs) + 1) // 2
+        fig = Figure(figsize=(11, 1 + 4 * lines), layout="constrained")
+        axes = fig.subplots(lines, 2, sharex=True, sharey=True, squeeze=False)
+        for (name, variant), ax in zip(pairs, axes.flat):
             at, gaps = difference(rows, name, variant, 0, s.evaluations)
             _, whole = difference(rows, name, variant, 1, s.evaluations)
             early = np.searchsorted(at, 0.25)
             of = [interval(column) for column in (gaps[:, early], gaps[:, -1], whole[:, 0])]
             print(f"{name + ' ' + variant:<30} {said(of[0])}, {said(of[1])}; {said(of[2])}")
-            x = np.array([0, 1]) + 0.03 * (len(ends) - (len(pairs) - 1) / 2)     # bars do not hide each other
-            ax.plot(x, (of[0][0], of[2][0]), "o-", color=colour, lw=3, ms=10)
-            for x_of, (_, low, high) in zip(x, of[::2]):
-                ax.plot((x_of, x_of), (low, high), color=colour, lw=2)
-            ax.plot((x[1], 1.08), of[2][:1] * 2, color=colour, lw=0.6)           # the name is right of all bars
-            ends.append((1.08, of[2][0], f"{name}\n{variant}", colour))
             count += ahead(of[0]), ahead(of[2])
-        ax.plot((-0.08, 1.06), (0, 0), color="black", lw=1)
+            mean, low, high = np.array([interval(column) for column in gaps.T]).T
+            ax.fill_between(at, low, high, color=COLOUR[name], alpha=0.2, lw=0)
+            ax.plot(at, mean, color=COLOUR[name], lw=3)
+            ax.axhline(0, color="black", lw=1)
+            ax.set(title=f"{name}: {variant}", xlim=(0, 1), xticks=[0, 0.25, 0.5, 0.75, 1],
+                   xticklabels=["0", "1/4", "1/2", "3/4", "1"])
+            ax.set_yscale("symlog", linthresh=0.05)
+            ax.set_yticks([-0.5, -0.05, 0, 0.05, 0.5], "-0.5 -0.05 0 0.05 0.5".split())
+            ax.minorticks_off()
+        for ax in axes.flat[len(pairs):]:
+            ax.set_axis_off()
         first, last = (n or "none" for n in count)
-        ax.set(xlim=(-0.15, 1.1), xticks=[0, 1], xticklabels=["a quarter through", "at the end of the training"],
-               ylabel="loss minus that of the default\n(nats; lines: 95%)",
-               title=f"A quarter through {first} of {len(pairs)} variants are clearly ahead,\nat the end {last}")
-        ax.margins(y=0.05)
-        ax.spines[["top", "right"]].set_visible(False)
-        name_ends(ax, ends, 0.14, 0.38)
-        save_picture(ax.figure, s.out, "late.png")
+        fig.suptitle(f"A quarter through {first} of {len(pairs)} variants are clearly ahead, at the end {last}")
+        fig.supxlabel("share of the training (band: 95%)")
+        fig.supylabel("loss minus that of the default (nats)")
+        save_picture(fig, s.out, "late.png")
 
 
 def main():
