@@ -708,10 +708,12 @@ def claim_zeus(data):
     rule: holds if it is below zero, and loss falls with size at all, no if above zero
     run: scaling"""
     gap, own, other = steeper(data, "hydra", "no_zeus")
-    at = dict(minutes=max(r["minutes"] for r in data.table("scaling")), width=128)
-    of = lambda model, key: data("scaling", key, model=model, **at)
-    more = f"exponents {says(own)} and {says(other)}; with {at['width']} channels {cost(of, 'hydra', 'no_zeus')}"
-    return verdict(gap[2] < 0 and own[2] < 0, gap[1] > 0), says(gap), more
+    most, widths = max(r["minutes"] for r in data.table("scaling")), sorted({r["width"] for r in data.table("scaling")})
+    of = lambda model, key, width=128: data("scaling", key, model=model, minutes=most, width=width)
+    leads = ", ".join(says(paired(*(of(m, "val_loss", width) for m in ("hydra", "no_zeus")))) for width in widths)
+    more = (f"exponents {says(own)} and {says(other)}; with the force minus without, by width {leads} nats; with 128 "
+            f"channels {cost(of, 'hydra', 'no_zeus')}")
+    return verdict(gap[2] < 0 and own[2] < 0, gap[1] > 0), f"{says(gap)} in the exponent", more
 
 
 # FluidLM.

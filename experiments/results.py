@@ -144,7 +144,8 @@ Models of several widths (n_embd), {times} CPU-seconds, three random seeds each
 (`{command("scaling")}`).
 The loss is that of the whole validation text as a stream, after {seconds:.0f} seconds. The exponents are those of the
 loss against parameters, at {seconds:.0f} seconds, and of the loss at the best width against seconds: -0.1 would be 21%
-less loss for ten times as much. no_zeus is Hydra without its force: four layers instead of two.
+less loss for ten times as much. no_zeus is Hydra without its force: four layers instead of two. Two runs shared the
+machine, which slows each down by up to a quarter.
 """, *lines, "", "![Loss against parameters and against seconds](assets/scaling.png)", "", f"""\
 Size costs time: in {seconds:.0f} seconds a model with {widths[0]:.0f} channels reads {narrow:.1f} M tokens, one with
 {widths[-1]:.0f} only {wide:.1f} M. An exponent above zero says that the time was too short for the size. That is where
