@@ -31,7 +31,6 @@ CLAIMS = [f for name, f in vars(claims).items() if name.startswith("claim_")]
 # What a command says, if it is not the text alone.
 OPTIONS = dict(induction="", speed="", memory="", kick="kicks=128 dataset=shakespeare_char",
                scaling="budgets=1,3 models=baseline,wavefield,hydra,no_zeus dataset=shakespeare_char",
-               vocabulary="vocabs=512,8000 dataset=shakespeare_char",
                ablate="models=fluidlm,wavefield dataset=shakespeare_char")
 
 
