@@ -11,7 +11,7 @@ terms of the Navier-Stokes equation, one after the other. With n = z / rms(z):
 
     code      symbol      meaning                                           shape
     z         z           latent; n lies on a sphere of radius sqrt(C)      (B, T, C)
-    skew      W           Omega = W - W^T turns z and does no work on it        (C, C)
+    skew      W           Omega = W - W^T, so that z . z Omega = 0              (C, C)
     kappa     kappa       speed of the rotation, learned                    ()
     nu        nu          viscosity of each channel, learned                (C,)
     w, mass   w_ts, m_s   attention weights; what key s has received        2 x (B, H, T, S)

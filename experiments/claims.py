@@ -662,7 +662,7 @@ def claim_cluster(data):
     rank, cosine = change("rank"), change("cosine")
     more = f"over all layers, from the embeddings on, {says(whole('rank'), 1)} and {says(whole('cosine'), 2)}"
     good, bad = (rank[2] < 0, cosine[1] > 0), (rank[1] > 0, cosine[2] < 0)
-    short = f"{says(rank, 1)} dimensions, but the cosine {says(cosine, 2)}"
+    short = f"{says(rank, 1)} dimensions, cosine {says(cosine, 2)}"
     return verdict(all(good), all(bad), part=any(good)), short, more
 
 
@@ -677,8 +677,7 @@ def claim_rotation(data):
     swapped = interval([rows[0]["swapped"] - rows[0]["swap_from"] for rows in flow(data).values()])
     exact = paired(losses(data, "zeus, cayley"), losses(data, "zeus, euler"))
     more = (f"the exact rotation in place of the trained one costs {says(swapped)} nats; trained with it, "
-            f"rotation=cayley, a model is {says(exact)} nats behind, so z + kappa z Omega stays the default; "
-            f"{size('hydra')} on both sides")
+            f"rotation=cayley, a model is {says(exact)} nats behind; {size('hydra')} on both sides")
     short = ", ".join(says(gap, 0, "%") for gap in growth) + " in length in the layers"
     return verdict(all(g[2] < 1 for g in growth), all(g[1] > 1 for g in growth)), short, more
 
@@ -695,8 +694,8 @@ def claim_maxwell(data):
     work = interval([np.mean([r["work_size"] for r in rows]) for rows in own])
     good, bad = (div[2] < 1, work[2] < 0.1), (div[1] > 1, work[1] > 0.1)
     longer = layers_of(data, "zeus, euler", "force", lambda r: r["growth"])
-    more = (f"absolute cosine {says(work, 2)}; yet tokens are {', '.join(says(gap, 0, '%') for gap in longer)} longer "
-            "after it, layer by layer. It is orthogonal to its own field, by construction, not to the flow")
+    more = (f"absolute cosine {says(work, 2)}; after it tokens are {', '.join(says(gap, 0, '%') for gap in longer)} "
+            "longer, layer by layer. It is orthogonal to its own field, by construction, not to the flow")
     return verdict(all(good), all(bad), part=any(good)), f"div M {says(div, 1, '%')} of its most", more
 
 
@@ -801,8 +800,8 @@ def claim_steady(data):
     of = lambda weight, key="drift": data("smooth", key, w_grad=weight)
     gap = paired(of(0.005), of(0.0))
     rough = paired(of(0.005, "rough"), of(0.0, "rough"))
-    more = (f"without the term the text changes by {says(interval(of(0.0).values()))} as it is written, so there is "
-            f"little to steady; ten times the term: "
+    more = (f"without the term the text changes by {says(interval(of(0.0).values()))} as it is written; "
+            f"ten times the term: "
             f"{says(paired(of(0.05), of(0.0)))}; the term changes the roughness of u by {says(rough)} and the loss of "
             f"the model by {says(paired(of(0.005, 'val_loss'), of(0.0, 'val_loss')))} nats; "
             f"{cost(lambda weight, key: of(float(weight), key), '0.005', '0')}")
