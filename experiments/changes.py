@@ -4,7 +4,7 @@ Things to change and watch: what does one setting do to what a model learns, and
 Every change is one key=value of `train.py`. Each is trained for the same iterations, on the same batches, as its model
 with its defaults; the table has all validation losses, the picture the largest differences.
 
-    python experiments/changes.py                  about a minute on two cores: 20 iterations each
+    python experiments/changes.py                  about three minutes on two cores: 20 iterations each
     python experiments/changes.py full=true        60 iterations; resume=true goes on
 """
 import sys

@@ -252,8 +252,16 @@ def claim_lower_on_text(data):
     how: the race, the validation text as a stream
     rule: holds if the difference is below zero, no if above
     run: race"""
-    gap, both = raced(data, "momentum")
-    return verdict(gap[2] < 0, gap[1] > 0), says(gap) + " nats", both
+    gap, more = raced(data, "momentum")
+    widths = dict(momentum=128, baseline=256)
+    of = lambda model, key: data("scaling", key, model=model, minutes=3, width=widths[model])
+    try:
+        larger = paired(of("momentum", "val_loss"), of("baseline", "val_loss"))
+        more += (f"; against a larger baseline, in scaling.py, {says(larger)} nats, as that reads less in the same "
+                 f"time: {cost(of, 'momentum', 'baseline')}")
+    except Missing:                                              # the race alone decides
+        pass
+    return verdict(gap[2] < 0, gap[1] > 0), says(gap) + " nats", more
 
 
 # Wave Field.
@@ -322,9 +330,9 @@ def claim_cheaper(data):
                if ("kernel", "wave", n) in ms}
     whole = {n: ms["training", "momentum", n] / ms["training", "wavefield", n] for panel, name, n in ms
              if (panel, name) == ("training", "wavefield")}
-    if len(kernels) < len(PUBLISHED) or 2048 not in whole:
+    if not kernels or 2048 not in whole:
         raise Missing("speed")
-    good = all(2 * kernels[n] > PUBLISHED[n] for n in PUBLISHED)
+    good = all(2 * ratio > PUBLISHED[n] for n, ratio in kernels.items())
     short = ", ".join(f"{ratio:.0f}x" for ratio in kernels.values()) + " for the kernel alone"
     more = ("a whole training step: " + ", ".join(f"{ratio:.1f}x at {n:,.0f} tokens" for n, ratio in whole.items())
             + f". The kernel at 32k is near its limit of {PUBLISHED[32768] / 2:.0f}x, and such ratios move by a third "
@@ -390,10 +398,10 @@ def claim_gap_closes(data):
         return {seed: ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()}
 
     change = percent(paired(behind(wide), behind(narrow)))
-    more = (f"{says(gap[8000, narrow], 1, '%')} with {narrow:.0f} channels, {says(gap[8000, wide], 1, '%')} with "
-            f"{wide:.0f}, a change of {says(change, 1, '%')}; with {wide:.0f} {cost(of, 'wavefield', 'baseline')}")
+    short = (f"{says(gap[8000, narrow], 1, '%')} with {narrow:.0f} channels, {says(gap[8000, wide], 1, '%')} with "
+             f"{wide:.0f}")
+    more = f"a change of {says(change, 1, '%')}; with {wide:.0f} {cost(of, 'wavefield', 'baseline')}"
     none = gap[8000, narrow][2] < 0
-    short = "there is none" if none else f"{says(change, 1, '%')} with {wide:.0f} channels"
     return verdict(gap[8000, narrow][1] > 0 and change[2] < 0, none or change[1] > 0), short, more
 
 
@@ -708,10 +716,11 @@ def claim_zeus(data):
     run: scaling"""
     gap, own, other = steeper(data, "hydra", "no_zeus")
     most, widths = max(r["minutes"] for r in data.table("scaling")), sorted({r["width"] for r in data.table("scaling")})
-    of = lambda model, key, width=128: data("scaling", key, model=model, minutes=most, width=width)
+    middle = widths[len(widths) // 2]
+    of = lambda model, key, width=middle: data("scaling", key, model=model, minutes=most, width=width)
     leads = ", ".join(says(paired(*(of(m, "val_loss", width) for m in ("hydra", "no_zeus")))) for width in widths)
-    more = (f"exponents {says(own)} and {says(other)}; with the force minus without, by width {leads} nats; with 128 "
-            f"channels {cost(of, 'hydra', 'no_zeus')}")
+    more = (f"exponents {says(own)} and {says(other)}; with the force minus without, by width {leads} nats; with "
+            f"{middle:.0f} channels {cost(of, 'hydra', 'no_zeus')}")
     return verdict(gap[2] < 0 and own[2] < 0, gap[1] > 0), f"{says(gap)} in the exponent", more
 
 
@@ -784,7 +793,8 @@ def claim_terms(data):
     gaps = {term: without(data, "fluidlm", term) for term in terms}
     needed = [term for term, gap in gaps.items() if gap[1] > 0.005]
     text = ", ".join(f"{term} {says(gap)}" for term, gap in gaps.items())
-    short = f"needed: {', '.join(needed) or 'none'}, of {len(gaps)}"
+    most = max(gaps, key=lambda term: gaps[term][0])
+    short = f"{len(needed)} of {len(gaps)} needed, {most} most: {says(gaps[most])} nats"
     idle = [term for term, gap in gaps.items() if gap[2] < 0.005]
     found = verdict(len(needed) == len(gaps), bool(idle), part=bool(needed))
     return found, short, f"{text}; {ablated(data, 'fluidlm')}"

@@ -13,7 +13,7 @@ table has all of them; the picture shows the gain of three.
     wavefield        k_h(c) = e^{-alpha c} cos(omega c + phi) / Z at every stride-th cell: a resonator for each head
     advection_glu    its transport acts on each token for itself: gain 1 at all frequencies. Only its attention mixes
 
-    python experiments/filters.py                  seconds; trained waves from out/wavefield/ckpt.pt or a short training
+    python experiments/filters.py              a minute; trained waves from out/wavefield/ckpt.pt or a short training
 """
 import math
 import sys

@@ -10,8 +10,8 @@ The control is random halting at the same number of steps: in each layer every t
 other token did, drawn by chance. If it costs more than halting does (gain above zero, interval as above), then it is
 worth knowing which tokens are calm.
 
-    python experiments/halting.py                  about two minutes on two cores: a model trained for one minute
-    python experiments/halting.py full=true        three seeds of four minutes, four times the text: 25 CPU-minutes
+    python experiments/halting.py                  about two minutes on two cores: a model trained for 42 seconds
+    python experiments/halting.py full=true        three seeds of four minutes, five times the text: 25 CPU-minutes
     python experiments/halting.py ckpt=out/fluidlm/ckpt.pt      a model of your own with several Euler steps
 """
 import sys
@@ -43,10 +43,10 @@ class Settings:
     seeds: int = 1                  # models that are trained
     ckpt: str = ""                  # a trained model; empty: train one
     dataset: str = "plays"          # the text
-    minutes: float = 1.0            # training, if there is no ckpt
+    minutes: float = 0.7            # training, if there is no ckpt
     n_layer: int = 2                # layers of the model that is trained
     n_steps: int = 6                # its Euler steps in each layer
-    windows: int = 32               # windows of validation text
+    windows: int = 24               # windows of validation text
     epsilons: str = "0,0.02,0.05,0.1,0.15,0.2,0.3,0.4"      # turbulence below which a token is calm
     draws: int = 1000               # resamplings
     small: bool = False             # a tiny model, to try the script out

@@ -58,7 +58,7 @@ class Settings:
             raise ValueError(f"depth={self.depth} should be 1 to 6")
 
 
-FULL = dict(seeds=5, depth=6, longest=1200, gammas=",".join(f"{g:.5g}" for g in [0, *2 ** (np.arange(-6, 7) / 2)]))
+FULL = dict(seeds=5, depth=6, longest=3000, gammas=",".join(f"{g:.5g}" for g in [0, *2 ** (np.arange(-6, 7) / 2)]))
 
 
 def recall_batch(n, pairs=PAIRS, symbols=SYMBOLS, generator=None):               # -> idx, targets (n, 4 * pairs - 1)

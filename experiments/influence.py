@@ -14,7 +14,7 @@ the term of the equation that reaches along the text would do alone, with the tr
 An equation moves a latent by so much, and for small moves nats are their square: so what is predicted are squares.
 Attention has no kernel to compare with, but a window: dotted.
 
-    python experiments/influence.py                two minutes on two cores: one seed, 30 CPU-seconds each, one text
+    python experiments/influence.py                two minutes on two cores: one seed, 24 CPU-seconds each, one text
     python experiments/influence.py full=true      three seeds, 180 CPU-seconds, 4 texts; resume=true goes on
 """
 import math
@@ -46,7 +46,7 @@ class Settings:
     out: str = "assets"                     # folder of influence.csv and influence.png
     full: bool = False                      # three seeds, three minutes, 4 texts
     seeds: int = 1                          # runs of each model
-    minutes: float = 0.5                    # CPU-minutes of each run
+    minutes: float = 0.4                    # CPU-minutes of each run
     texts: int = 1                          # pieces of validation text, each of two windows
     dataset: str = "plays"                  # the text
     models: str = ",".join(NAMES)           # whose map

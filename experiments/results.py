@@ -30,7 +30,7 @@ KEYS = ("claimed", "how", "rule", "run")                # of a claim's docstring
 CLAIMS = [f for name, f in vars(claims).items() if name.startswith("claim_")]
 # What a command says, if it is not the text alone.
 OPTIONS = dict(induction="", speed="", memory="", kick="kicks=128 dataset=shakespeare_char",
-               scaling="budgets=1,3 models=baseline,wavefield,hydra,no_zeus dataset=shakespeare_char",
+               scaling="budgets=1,3 dataset=shakespeare_char",
                ablate="models=fluidlm,wavefield dataset=shakespeare_char")
 
 
@@ -42,12 +42,16 @@ class Row:
     more: str                       # the rest of what was found
     about: dict                     # KEYS
 
+    @property
+    def script(self):
+        return self.about["run"].partition(", ")[0]
+
 
 NOT_HERE = """\
 - *Momentum: a conservation law.* A step of the shear conserves areas: its determinant is 1 (`python momentum.py`).
   There is no Hamiltonian, and nothing that stays constant along a text.
 - *Momentum: spectral forensics.* Its bands are measured above. That a spectrum finds an induction head is not shown.
-- *Momentum: 125M parameters track 350M.* Two cores cannot train either; one size is compared above.
+- *Momentum: 125M parameters track 350M.* Two cores cannot train either; 0.6 M against 2.4 M is above.
 - *Advection-GLU: transport.* The original's product has no derivative and carries nothing along the text.
   `field=slope` does.
 - *Hydra: Sinkhorn.* It is an option. The default is softmax, because Sinkhorn loses a little in a long stream (below).
@@ -83,20 +87,20 @@ def command(script):
 
 def picture(row):
     """Where the picture of a claim is; empty if it has none, or if that shows something else (run: ..., table only)."""
-    script, _, table_only = row.about["run"].partition(", ")
-    file = f"assets/{script}.png"
+    file = f"assets/{row.script}.png"
+    table_only = row.about["run"] != row.script
     return file if (ROOT / file).exists() and not table_only and row.verdict != "untested" else ""
 
 
 def block(row):
     """A claim in RESULTS.md."""
-    about, script = row.about, row.about["run"].partition(", ")[0]
+    about = row.about
     link = f", [picture]({picture(row)})" if picture(row) else ""
     found = f"**{row.short}**" + (f"; {row.more}" if row.more else "")
     if row.verdict == "untested":
         found = "not measured yet"
     return [f"### {row.title}: {row.verdict}", "", f"- *Claimed:* {about['claimed']}.",
-            f"- *Measured:* {about['how']} (`{command(script)}`{link}).", f"- *Found:* {found}.",
+            f"- *Measured:* {about['how']} (`{command(row.script)}`{link}).", f"- *Found:* {found}.",
             f"- *Verdict:* {about['rule']}.", ""]
 
 
@@ -145,13 +149,53 @@ Models of several widths (n_embd), {times} CPU-seconds, three random seeds each
 The loss is that of the whole validation text as a stream, after {seconds:.0f} seconds. The exponents are those of the
 loss against parameters, at {seconds:.0f} seconds, and of the loss at the best width against seconds: -0.1 would be 21%
 less loss for ten times as much. no_zeus is Hydra without its force: four layers instead of two. Two runs shared the
-machine, which slows each down by up to a quarter.
+machine, which slows each down by up to a quarter. momentum, fluidlm and advection_glu ran on another, slower day:
+compare their exponents with those of the others, not their losses.
 """, *lines, "", "![Loss against parameters and against seconds](assets/scaling.png)", "", f"""\
 Size costs time: in {seconds:.0f} seconds a model with {widths[0]:.0f} channels reads {narrow:.1f} M tokens, one with
 {widths[-1]:.0f} only {wide:.1f} M. An exponent above zero says that the time was too short for the size. That is where
 two cores end: they tell which model is ahead at a size and a time, but not which would be with all the text that it can
 use. Three widths do not tell a floor, and the script's ten minutes were not run.
 """]
+
+
+def same_side(row, number, verdict):                             # -> yes, no, open or -
+    """Is a number, as text, on the same side of zero as that of a claim? Open if its interval contains zero. Where a
+    claim has no interval, the verdict should be the same. A dash if the table does not have the number."""
+    if verdict == "untested":
+        return "-"
+    found = re.search(r"([+-][\d.]+)%? \[([+-][\d.]+)%?, ([+-][\d.]+)%?\]", row.short)
+    if not found:
+        return "yes" if verdict == row.verdict else "no"
+    mean, low, high = map(float, found.groups())
+    if low <= 0 <= high:
+        return "open"
+    quick = re.search(r"[+-][\d.]+", number)
+    return "yes" if quick and float(quick[0]) * mean > 0 else "no"
+
+
+def quick_versions(data, rows):
+    """The section on quick.csv: how long each script takes with its defaults, and what it says about its claims."""
+    try:
+        found = data.table("quick")
+    except Missing:
+        return []
+    titles, seconds = {row.title: row for row in rows}, {r["script"]: r["seconds"] for r in found}
+    lines, counted = ["| script, seconds | claim | quick | same side |", "| --- | --- | --- | --- |"], []
+    for r in found:
+        cells = ["", "", ""]
+        if r["claim"]:
+            text = f"{r['number']:+g}" if isinstance(r["number"], float) else r["number"]      # one without a unit
+            counted.append(same_side(titles[r["claim"]], text, r["verdict"]))
+            cells = [r["claim"], text, counted[-1]]
+        lines.append(f"| {r['script']}, {r['seconds']:.0f} | {' | '.join(cells)} |")
+    yes, no, left_open = map(counted.count, ("yes", "no", "open"))
+    return ["## The quick versions", "", f"""\
+With their defaults the {len(seconds)} scripts take {min(seconds.values()):.0f} to {max(seconds.values()):.0f} seconds
+each, {sum(seconds.values()) / 60:.0f} minutes in all, on two cores (`python experiments/quick.py`): one seed, and
+models that were trained for seconds. Is their number on the same side of zero as the one above? {yes} are, {no} are
+not; for {left_open} the interval above contains zero, so that there is no side.
+""", *lines, ""]
 
 
 def page(data, rows):
@@ -232,11 +276,11 @@ The one-sided second difference smooths slow changes and amplifies fast ones. Th
 reach {reaches(data, "at first")} before training and {reaches(data, "trained")} after it.
 
 ![Gain of token mixers against frequency](assets/filters.png)
-
-With their default settings the scripts take up to three minutes each on two cores. With `full=true` they take about 35
-CPU-hours in all: scaling 15, ablate 5, vocabulary 2.5, late and sweep 2 each, the others about an hour or less. They
-write into `assets/`, over what is shown here, unless `out=` names another folder. [sweeps.md](experiments/sweeps.md)
-says how the defaults were chosen."""]
+""", *quick_versions(data, rows), """\
+With `full=true` the scripts take about 36 CPU-hours in all: scaling 15 (4.5 of them without its ten minutes), ablate 5,
+vocabulary 2.5, induction, late and sweep 2 each, the others about an hour or less. They write into `assets/`, over what
+is shown here, unless `out=` names another folder. [sweeps.md](experiments/sweeps.md) says how the defaults were
+chosen."""]
     return "\n".join(lines) + "\n"
 
 

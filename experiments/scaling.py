@@ -10,7 +10,7 @@ difference to the transformer's, is Student's t over the seeds. No floor is subt
 What it cannot say: at a fixed time a wider model sees fewer tokens, so the first slope is that of a size that you pay
 for, and two cores reach a million parameters, not a billion.
 
-    python experiments/scaling.py                  about three minutes on two cores: one seed, 10 CPU-seconds each
+    python experiments/scaling.py                  about three minutes on two cores: one seed, 8 CPU-seconds each
     python experiments/scaling.py full=true        three seeds, widths 64 to 256, 1, 3 and 10 CPU-minutes: 15 CPU-hours
     python experiments/scaling.py full=true budgets=1,3 resume=true       four and a half CPU-hours of them; goes on
 """
@@ -40,7 +40,7 @@ class Settings:
     full: bool = False              # three seeds, three widths, three budgets
     seeds: int = 1                  # runs of each model, width and budget
     widths: str = "32,64"           # n_embd, each a multiple of 16
-    budgets: str = "0.17"           # CPU-minutes
+    budgets: str = "0.13"           # CPU-minutes
     models: str = ",".join(ENTRANTS)        # who runs
     dataset: str = "plays"          # the text
     small: bool = False             # one layer and short texts, to try the script out

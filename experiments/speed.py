@@ -38,8 +38,8 @@ class Settings:
     full: bool = False              # longer texts, more rounds
     training: int = 2048            # tokens in a training step: many short texts, or one long one
     kernel: int = 8192              # tokens in a kernel, at most
-    stream: int = 4096              # tokens read before generation is timed, at most
-    rounds: int = 3                 # rounds of every comparison
+    stream: int = 1024              # tokens read before generation is timed, at most
+    rounds: int = 1                 # rounds of every comparison
     small: bool = False             # tiny models, to try the script out
 
 

@@ -4,7 +4,7 @@ Does a model stay good when it reads on and on? It is trained on windows of 128,
 The loss of each token with so many tokens before it, minus the loss of the *same* token with 64 to 128 before it: so
 an easy passage does not look like a good position. Below zero, the longer past helps; above, it hurts.
 
-    python experiments/streams.py                  a few minutes on two cores: one seed, 30 CPU-seconds each
+    python experiments/streams.py                  about two minutes on two cores: two models, 30 CPU-seconds each
     python experiments/streams.py full=true        three seeds, 180 CPU-seconds; resume=true goes on
 """
 import math
@@ -35,10 +35,13 @@ class Settings:
     seeds: int = 1                  # runs of each model
     minutes: float = 0.5            # CPU-minutes of each run
     dataset: str = "plays"          # the text
-    models: str = ",".join(["baseline", *NAMES, "lstm"])        # who reads: these, or any model file
+    models: str = "fluidlm,wavefield"       # who reads: baseline, lstm, or any model file
     also: str = ""                  # more rows, e.g. wavefield position=true|fluidlm block_size=64
     small: bool = False             # tiny models, to try the script out
     resume: bool = False            # keep what streams.csv already holds
+
+
+FULL = dict(seeds=3, minutes=3.0, models=",".join(["baseline", *NAMES, "lstm"]))
 
 
 def short_past(model, data, window=WINDOW):                      # -> (N,) loss of each token, nan for the first ones
@@ -125,7 +128,7 @@ def draw(rows, s):
 
 
 def main():
-    s = read_settings(Settings, dict(seeds=3, minutes=3.0))
+    s = read_settings(Settings, FULL)
     get_data(s.dataset)
     known = ["baseline", "lstm", *models()]
     entrants = [(name, "") for name in s.models.split(",")]

@@ -67,7 +67,7 @@ def table(folder, name):
 
 def test_every_experiment_is_here():
     scripts = {path.stem for path in ROOT.glob("experiments/*.py") if "def main" in path.read_text()}
-    assert scripts == {*TINY, "compare", "results"}
+    assert scripts == {*TINY, "compare", "quick", "results"}
 
 
 def test_finished_runs_side_by_side(experiment, tmp_path, capsys):
