@@ -10,7 +10,7 @@ The control is random halting at the same number of steps: in each layer every t
 other token did, drawn by chance. If it costs more than halting does (gain above zero, interval as above), then it is
 worth knowing which tokens are calm.
 
-    python experiments/halting.py                  about two minutes on two cores: a model trained for 42 seconds
+    python experiments/halting.py                  about two minutes on two cores: a model trained for 30 seconds
     python experiments/halting.py full=true        three seeds of four minutes, five times the text: 25 CPU-minutes
     python experiments/halting.py ckpt=out/fluidlm/ckpt.pt      a model of your own with several Euler steps
 """
@@ -43,7 +43,7 @@ class Settings:
     seeds: int = 1                  # models that are trained
     ckpt: str = ""                  # a trained model; empty: train one
     dataset: str = "plays"          # the text
-    minutes: float = 0.7            # training, if there is no ckpt
+    minutes: float = 0.5            # training, if there is no ckpt
     n_layer: int = 2                # layers of the model that is trained
     n_steps: int = 6                # its Euler steps in each layer
     windows: int = 24               # windows of validation text

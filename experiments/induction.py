@@ -11,8 +11,8 @@ two layers beside one layer with gamma = 1, each trained until it stops improvin
 
     python experiments/induction.py                about two minutes on two cores: one seed, three depths
     python experiments/induction.py full=true      five seeds, up to six layers; resume=true goes on
-A training of 100 steps took 2.3, 4.2, 5.9, 7.8, 7.6 and 8.7 CPU-seconds with 1 to 6 layers, 1,250 steps of two layers
-58: the full run, 760 of them, takes about 80 CPU-minutes.
+A training of 100 steps took 2.3, 4.2, 5.9, 7.8, 7.6 and 8.7 CPU-seconds with 1 to 6 layers, 1,800 steps of two layers
+102: the full run, 760 of them, takes about 90 CPU-minutes.
 """
 import math
 import sys
