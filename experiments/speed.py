@@ -38,12 +38,13 @@ class Settings:
     full: bool = False              # longer texts, more rounds
     training: int = 2048            # tokens in a training step: many short texts, or one long one
     kernel: int = 8192              # tokens in a kernel, at most
-    stream: int = 1024              # tokens read before generation is timed, at most
+    stream: int = 512               # tokens read before generation is timed, at most
     rounds: int = 1                 # rounds of every comparison
+    memory: bool = False            # measure the peaks of memory as well, which takes minutes
     small: bool = False             # tiny models, to try the script out
 
 
-FULL = dict(training=4096, kernel=32768, stream=16384, rounds=7)
+FULL = dict(training=4096, kernel=32768, stream=16384, rounds=7, memory=True)
 
 
 def measure(s):                                                  # -> rows of COLUMNS
@@ -60,8 +61,9 @@ def measure(s):                                                  # -> rows of CO
     steps = [("training", name, n) for n in lengths(s.training) for name in NAMES]
     curves = (lambda name: training(name, s.training), steps), (kernel, kernels)
     warm = lambda make, name: make(name) if make is kernel else training(name, 64)
-    memory = {key: peak(make(key[1]), key[2], warm(make, key[1])) for make, keys in curves for key in keys}
-    memory |= {(name, B, n): peak(kernel(name, B), n) for *pair, B, n, _ in RATIOS for name in pair
+    used = peak if s.memory else lambda *_: nan
+    memory = {key: used(make(key[1]), key[2], warm(make, key[1])) for make, keys in curves for key in keys}
+    memory |= {(name, B, n): used(kernel(name, B), n) for *pair, B, n, _ in RATIOS for name in pair
                if n <= s.kernel and pair[0] == "scan"}
     for make, keys in curves:
         for n in sorted({key[2] for key in keys}):
@@ -76,7 +78,7 @@ def measure(s):                                                  # -> rows of CO
         if n <= s.kernel:
             ms = alternate({name: kernel(name, B)(n) for name in (fast, slow)}, s.rounds)
             add("faster", f"{fast}, against {slow}, batch {B}", n, ms[fast], nan, ms[slow] / ms[fast], at_least)
-        if (mib := memory.get((fast, B, n))) is not None:
+        if not math.isnan(mib := memory.get((fast, B, n), nan)):
             add("smaller", f"{fast}, against {slow}, batch {B}", n, ms[fast], mib, memory[slow, B, n] / mib, 10)
 
     layers, width = (1, 32) if s.small else (4, 128)
