@@ -194,7 +194,7 @@ def quick_versions(data, rows):
 With their defaults the {len(seconds)} scripts take {min(seconds.values()):.0f} to {max(seconds.values()):.0f} seconds
 each, {sum(seconds.values()) / 60:.0f} minutes in all, on two cores (`python experiments/quick.py`): one seed, and
 models that were trained for seconds. Is their number on the same side of zero as the one above? {yes} are; for
-{left_open} the interval above contains zero, so that there is no side; {no} are not: these need the longer training.
+{left_open} the interval above contains zero, so that there is no side; {no} are not, for want of time.
 """, *lines, ""]
 
 
