@@ -257,8 +257,8 @@ def claim_lower_on_text(data):
     of = lambda model, key: data("scaling", key, model=model, minutes=3, width=widths[model])
     try:
         larger = paired(of("momentum", "val_loss"), of("baseline", "val_loss"))
-        more += (f"; against a larger baseline, in scaling.py, {says(larger)} nats, as that reads less in the same "
-                 f"time: {cost(of, 'momentum', 'baseline')}")
+        more += (f"; against a larger baseline, which ran on a faster day, in scaling.py, {says(larger)} nats, as that "
+                 f"reads less in the same time: {cost(of, 'momentum', 'baseline')}")
     except Missing:                                              # the race alone decides
         pass
     return verdict(gap[2] < 0, gap[1] > 0), says(gap) + " nats", more
@@ -332,12 +332,12 @@ def claim_cheaper(data):
              if (panel, name) == ("training", "wavefield")}
     if not kernels or 2048 not in whole:
         raise Missing("speed")
-    good = all(2 * ratio > PUBLISHED[n] for n, ratio in kernels.items())
+    good, complete = all(2 * ratio > PUBLISHED[n] for n, ratio in kernels.items()), len(kernels) == len(PUBLISHED)
     short = ", ".join(f"{ratio:.0f}x" for ratio in kernels.values()) + " for the kernel alone"
     more = ("a whole training step: " + ", ".join(f"{ratio:.1f}x at {n:,.0f} tokens" for n, ratio in whole.items())
             + f". The kernel at 32k is near its limit of {PUBLISHED[32768] / 2:.0f}x, and such ratios move by a third "
             "from day to day. Later the author gives 1.0x, 4.5x and 21.8x for whole models")
-    return verdict(good and 2 * whole[2048] > PUBLISHED[2048], not good, part=True), short, more
+    return verdict(complete and good and 2 * whole[2048] > PUBLISHED[2048], not good, part=complete), short, more
 
 
 def claim_roles(data):

@@ -34,8 +34,6 @@ from common.settings import UserError, convert, guard
 COLUMNS = ("epsilon n_layer n_steps mean_steps share_of_steps val_loss loss_paid ms_per_token correlation low high "
            "tokens random_loss gain gain_low gain_high seed").split()
 CHEAP = 0.05                # nats per token: halting that costs less is worth its while
-
-
 EPSILONS = "0,0.02,0.05,0.1,0.15,0.2,0.3,0.4"           # with full=true
 
 
