@@ -192,10 +192,10 @@ def quick_versions(data, rows):
     yes, no, left_open = map(counted.count, ("yes", "no", "open"))
     return ["## The quick versions", "", f"""\
 With their defaults the {len(seconds)} scripts take {min(seconds.values()):.0f} to {max(seconds.values()):.0f} seconds
-each, {sum(seconds.values()) / 60:.0f} minutes in all, on two cores (`python experiments/quick.py`, in several goes; a few
+each, {sum(seconds.values()) / 60:.0f} minutes in all, on two cores (`python experiments/quick.py`, several goes; some
 had another job beside them): one seed, two for viscosity, and models that were trained for seconds. Is their number on
-the same side of zero as the one above? {yes} are, {no} are not; for {left_open} the interval above contains zero, so that
-there is no side. Without an interval the verdict is compared. One run of seconds is noisy, and some numbers changed
+the same side of zero as the one above? {yes} are, {no} are not; for {left_open} the interval above contains zero, so
+that there is no side. Without an interval the verdict is compared. One run of seconds is noisy, and some changed
 sides when it was repeated: trust those above. kick, ablate and vocabulary got their longer runs after shorter ones had
 shown another number than the full ones.
 """, *lines, ""]
