@@ -715,7 +715,7 @@ def fast_selective_scan(x, delta, A, write, read, skip, z):      # -> y (B, T, C
     """The same as selective_scan."""
     n = min(x.shape[1], max(8, CHUNK // z.numel()))              # tokens in a chunk
     room = z.new_empty(3, n + 1, *z.shape)                       # buffers, used by all chunks
-    parts = [v.transpose(0, 1).split(n) for v in (delta * x, delta, write, read)]
+    parts = [v.transpose(0, 1).to(z.dtype).split(n) for v in (delta * x, delta, write, read)]
     y = []
     for x_n, delta_n, write_n, read_n in zip(*parts):            # time is their first axis
         y_n, z = ScanChunk.apply(x_n, delta_n, A, write_n, read_n, z, room)
@@ -748,7 +748,9 @@ class ScanChunk(torch.autograd.Function):
         ctx.room = room[:, :len(x) + 1]                          # the last chunk may be shorter
         ctx.save_for_backward(x, delta, A, write, read, z)
         decay, zs = scan_states(x, delta, A, write, z, ctx.room)
-        return torch.einsum("tbs,tbsc->tbc", read, zs[1:]), zs[-1].clone()
+        with torch.autocast(x.device.type, enabled=False):       # it would round to bfloat16
+            y = torch.einsum("tbs,tbsc->tbc", read, zs[1:])
+        return y, zs[-1].clone()
 
     @staticmethod
     @once_differentiable

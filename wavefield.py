@@ -113,7 +113,7 @@ def resonator(alpha, omega, phi, stride, field, n):              # 3 x (H,) -> (
     Z = w.abs().sum(1, keepdim=True)
     ln_rho = torch.complex(-alpha, omega) * stride
     power = torch.exp(ln_rho * torch.arange(n, device=alpha.device))
-    return power, torch.exp(1j * phi) / Z
+    return power, torch.polar(1 / Z, phi)
 
 
 def wave_fft(deposit, alpha, omega, phi, stride, field, first=None):

@@ -228,6 +228,25 @@ def test_compiled_is_the_same(name):
 
 
 @each_model
+def test_under_autocast(name):
+    """What dtype=bfloat16 does on a GPU: rounded, but nearly the same loss and gradients, in one go and as a stream."""
+    model, idx = awake(load_model(name)).float(), tokens((4, 13))
+    weights = [p for p in model.parameters() if p.requires_grad]
+    found = []
+    for rounded in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
+            loss = model(idx[:, :-1], idx[:, 1:])[1]
+        found.append((loss, torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights)])))
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=rounded):
+            state = {}
+            parts = [model(part, state=state)[0].float() for part in (idx[:, :1], idx[:, 1:3], idx[:, 3:])]
+            assert relative(torch.cat(parts, 1), model(idx)[0].float()) < (0.1 if rounded else 1e-5)
+    (loss, g), (rounded_loss, rounded_g) = found
+    assert rounded_g.dtype == g.dtype and 0 < abs(loss - rounded_loss) < 0.02
+    assert 0 < (g - rounded_g).norm() / g.norm() < 0.1
+
+
+@each_model
 def test_first_loss_is_that_of_a_guess(name):
     module = load_model(name)
     for vocab_size in (65, 4096):
