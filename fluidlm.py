@@ -715,7 +715,7 @@ def fast_selective_scan(x, delta, A, write, read, skip, z):      # -> y (B, T, C
     """The same as selective_scan."""
     n = min(x.shape[1], max(8, CHUNK // z.numel()))              # tokens in a chunk
     room = z.new_empty(3, n + 1, *z.shape)                       # buffers, used by all chunks
-    parts = [v.transpose(0, 1).to(z.dtype).split(n) for v in (delta * x, delta, write, read)]
+    parts = [v.transpose(0, 1).split(n) for v in (delta * x, delta, write, read)]
     y = []
     for x_n, delta_n, write_n, read_n in zip(*parts):            # time is their first axis
         y_n, z = ScanChunk.apply(x_n, delta_n, A, write_n, read_n, z, room)

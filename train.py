@@ -69,7 +69,7 @@ class Train:
     init: str = ""                      # a checkpoint whose weights to begin with, on any text
     resume: bool = False                # go on from ckpt.pt in the folder `out`
     overwrite: bool = False             # start over in a folder that holds a run
-    compile: bool = False               # torch.compile: worth it on cuda, not on a CPU
+    compile: bool = False               # torch.compile: takes a minute, may help large models on cuda
 
 
 @dataclass

@@ -17,7 +17,7 @@ is 0.07 for random directions; and |div M| over the most that it can be for such
 
 Also the loss with the other rotation in place, the weights left alone: if "euler" only turned z, nothing would change.
 
-    python experiments/flow.py                     about two minutes on two cores: one seed, 18 CPU-seconds each
+    python experiments/flow.py                     about three minutes on two cores: one seed, 36 CPU-seconds each
     python experiments/flow.py full=true           three seeds, 180 CPU-seconds: 40 CPU-minutes; resume=true goes on
 """
 import math
@@ -50,7 +50,7 @@ class Settings:
     out: str = "assets"             # folder of flow.csv and flow.png
     full: bool = False              # three seeds, three minutes, 64 windows
     seeds: int = 1                  # runs of each variant
-    minutes: float = 0.3            # CPU-minutes of each run
+    minutes: float = 0.6            # CPU-minutes of each run
     texts: int = 16                 # windows of validation text
     dataset: str = "plays"          # the text
     small: bool = False             # tiny models, to try the script out

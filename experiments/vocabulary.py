@@ -7,7 +7,7 @@ cut into characters and into byte pairs of several vocabularies, at two widths, 
 the validation text as a stream; a gap is that of the perplexity per token, paired by seed. Bits per byte, in the table,
 compare across vocabularies. If capacity is what is lacking, the gap is smaller in the wider models.
 
-    python experiments/vocabulary.py               about three minutes on two cores: one seed, 24 CPU-seconds each
+    python experiments/vocabulary.py               about three minutes on two cores: one seed, 21 CPU-seconds each
     python experiments/vocabulary.py full=true     three seeds, 180 CPU-seconds: two and a half CPU-hours; resume=true
                                                    goes on
 """
@@ -35,9 +35,9 @@ class Settings:
     out: str = "assets"             # folder of vocabulary.csv and vocabulary.png
     full: bool = False              # three seeds, three minutes, three vocabularies of byte pairs
     seeds: int = 1                  # runs of each model, vocabulary and width
-    minutes: float = 0.4            # CPU-minutes of each run
+    minutes: float = 0.35           # CPU-minutes of each run
     vocabs: str = "8000"            # byte pairs, learned from the training text; characters come anyway
-    widths: str = "64,128"          # n_embd
+    widths: str = "128,192"         # n_embd
     dataset: str = "plays"          # the text
     small: bool = False             # one layer and short texts, to try the script out
     resume: bool = False            # keep what vocabulary.csv already holds

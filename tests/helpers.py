@@ -22,7 +22,8 @@ TINY = "n_layer=1 n_embd=16 block_size=16 batch_size=4 device=cpu eval_iters=1".
 SMALL = dict(vocab_size=23, block_size=12, n_layer=3, n_embd=32, n_head=2, dropout=0.0)
 LENGTHS = (1, 2, 3, 7, 31, 32, 33, 63, 64, 65, 257)     # of a text: one token, and around 32, 64 and 256
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}      # for the processes that tests start
-FORK = sys.platform == "linux"                          # others may not fork a process that has computed
+# Where a process that has computed may fork: not with a GPU, nor outside Linux.
+FORK = sys.platform == "linux" and not torch.cuda.is_available()
 
 
 # Models.

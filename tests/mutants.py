@@ -294,7 +294,7 @@ FAULTS["hydra.py"] = [(old, new, model_tests("hydra")) for old, new in [
 
 FAULTS["wavefield.py"] = [(old, new, model_tests("wavefield")) for old, new in [
     ("ln_rho = torch.complex(-alpha, omega) * stride", "ln_rho = torch.complex(-alpha, omega)"),
-    ("return power, torch.exp(1j * phi) / Z", "return power, torch.exp(-1j * phi) / Z"),
+    ("return power, torch.polar(1 / Z, phi)", "return power, torch.polar(1 / Z, -phi)"),
     ("waves = torch.stack((alpha, omega, phi)).double()", "waves = torch.stack((alpha, omega, phi))"),
     ("c = torch.arange(field, device=alpha.device)", "c = torch.arange(n, device=alpha.device)"),
     ("h = rho * h + deposit\n    return (amp", "h = rho * (h + deposit)\n    return (amp"),
@@ -322,6 +322,7 @@ FAULTS["fluidlm.py"] = [(old, new, model_tests("fluidlm")) for old, new in [
     ("y = y + D_d * (delayed(past, d, T) - u)", "y = y - D_d * (delayed(past, d, T) - u)"),
     ("DILATIONS = (1, 4, 16)", "DILATIONS = (1, 4, 8)"),
     ("recent = past[:, 1 - T - window:]", "recent = past[:, -T - window:-1]"),
+    ("torch.autocast(x.device.type, enabled=False)", "torch.autocast(x.device.type, enabled=True)"),
     ("F.linear(rms_norm(h), W_h))", "F.linear(h, W_h))"),
     ("return torch.sigmoid(theta) * h + g * torch.tanh(R_mean), g", "return theta * h + g * torch.tanh(R_mean), g"),
     ("delta = 10 ** torch.empty(C).uniform_(-2, -1)", "delta = torch.empty(C).uniform_(0.01, 0.1)"),

@@ -297,7 +297,7 @@ def test_a_loop_goes_on_where_it_stopped():
 
 def test_the_loop_is_the_one_that_everybody_writes():
     """Three steps without clipping, warmup and dropout, at the learning rates that fit() reports."""
-    train = T.Train(max_iters=3, batch_size=2, clip="off", warmup=0)
+    train = T.Train(max_iters=3, batch_size=2, clip="off", warmup=0, dtype="float32")
     model, plain = (awake(load_model("momentum"), n_layer=1, n_embd=8) for _ in range(2))
     rates = [lr for _, lr in T.fit(model, DATA, train, T.Progress())]
     optimizers = make_optimizers(plain, train)
@@ -314,7 +314,7 @@ def test_the_loop_is_the_one_that_everybody_writes():
 
 def test_two_passes_are_one_large_batch(monkeypatch):
     model = awake(load_model("momentum"), n_layer=1, n_embd=8)
-    train = T.Train(max_iters=1, batch_size=2, grad_accum=2)
+    train = T.Train(max_iters=1, batch_size=2, grad_accum=2, dtype="float32")
     x, y = T.get_batch(DATA, model.config.block_size, train.seed, 0, 2, 2)
     whole = model(x.flatten(0, 1), y.flatten(0, 1))[1]
     whole.backward()
