@@ -52,9 +52,12 @@ def tune_cpu():
 
 
 def has_bfloat16(device):
-    """Does the device multiply matrices faster in bfloat16? A CPU does with AVX512-BF16, AMX or, under Linux, ARM's."""
+    """Does the device multiply matrices faster in bfloat16? A CPU does with AVX512-BF16, AMX or, under Linux, ARM's.
+    A GPU from before Ampere (a T4, say) only emulates it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
-        return device.type == "cuda"
+        return False
     known = getattr(torch.cpu, "get_capabilities", dict)()                  # an older torch cannot tell
     return bool(known.get("avx512_bf16") or known.get("amx_bf16") or sys.platform == "linux" and known.get("bf16"))
 

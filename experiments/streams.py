@@ -89,15 +89,15 @@ def work(name, changes, minutes, seed, dataset, small):
     return position_table(net, data.val)
 
 
-def table(rows):
-    """For the README: the difference in each range, mean over seeds."""
+def table(rows, words=lambda gaps: f"{np.mean(gaps):+.3f}"):
+    """For the README: the difference in each range, mean over seeds. words: what a cell says of those of all seeds."""
     lines = ["| model | " + " | ".join(f"{low:,} to {high:,}" for low, high in RANGES) + " |",
              "| --- " + "| ---: " * len(RANGES) + "|"]
     for key in dict.fromkeys((r["model"], r["changes"]) for r in rows):
         cells = []
         for low, high in RANGES:
-            gap = [r["difference"] for r in rows if (r["model"], r["changes"]) == key and r["low"] == low]
-            cells.append(f"{np.mean(gap):+.3f}" if gap else "")
+            gaps = [r["difference"] for r in rows if (r["model"], r["changes"]) == key and r["low"] == low]
+            cells.append(words(gaps) if gaps else "")
         lines.append(f"| {' '.join(key).strip()} | {' | '.join(cells)} |")
     return lines
 

@@ -171,6 +171,7 @@ FAULTS["common/files.py"] = [
 FAULTS["common/machine.py"] = [
     ("    if dtype == \"float32\" or dtype", "    if dtype", "tests/test_train.py -k precision"),
     ("and not has_bfloat16(device):", ":", "tests/test_train.py -k precision"),
+    ("(including_emulation=False)", "(including_emulation=True)", "tests/test_train.py -k precision"),
     ("or dtype == \"auto\" and not", "or dtype == \"auto\" or not", "tests/test_train.py -k precision"),
     ("        if func is F.linear:", "        if False:", "tests/test_train.py -k bfloat16"),
     ("weight.bfloat16(), bias).to(input.dtype)", "weight.bfloat16(), bias)", "tests/test_train.py -k bfloat16"),

@@ -160,8 +160,9 @@ def test_clip_by_layer():
 
 @pytest.mark.filterwarnings("ignore:CUDA is not available")
 def test_precision(monkeypatch):
-    """bfloat16 if asked for, or by itself on cuda and on a CPU that has instructions for it."""
-    able = dict(avx512_bf16=False, amx_bf16=False)
+    """bfloat16 if asked for, or by itself on a GPU or CPU that has instructions for it."""
+    able, gpu = dict(avx512_bf16=False, amx_bf16=False), True
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu or including_emulation)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     monkeypatch.setattr(sys, "platform", "linux")
 
@@ -169,6 +170,7 @@ def test_precision(monkeypatch):
         return precision(torch.device(device), dtype)[1]
     assert told("cpu", "auto") == told("cuda", "float32") == "float32"
     assert told("cpu", "bfloat16") == told("cuda", "auto") == "bfloat16"
+    assert told("mps", "auto") == "float32"
     for key in ("avx512_bf16", "amx_bf16", "bf16"):
         able = {key: True}
         assert told("cpu", "auto") == "bfloat16" and told("cpu", "float32") == "float32", key
@@ -177,6 +179,8 @@ def test_precision(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert told("cpu", "auto") == "float32", "an older torch"
     assert isinstance(precision(torch.device("cuda"), "auto")[0], torch.autocast)
+    gpu = False
+    assert told("cuda", "auto") == "float32", "an older GPU"
 
 
 def test_only_linear_is_in_bfloat16_on_a_cpu():
