@@ -269,8 +269,8 @@ to 128.
 
 A position code is what breaks a stream, in Wave Field and in FluidLM: the model never saw those positions. So it is
 off. Sinkhorn's pressure loses a little, as a key cannot know how much more it will be asked. Attention that has barely
-learned to use a window of 256 is a little better with less of it, but gets no worse further down. Everything else
-stands still.
+learned to use its window is a little better with less of it, but gets no worse further down. FluidLM, if it has seen
+only 64 tokens at a time, lost 0.006 in one seed of three. Everything else stands still.
 """, *sizes(data), f"""\
 ## Every token mixer is a filter
 
