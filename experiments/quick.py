@@ -5,7 +5,7 @@ Every script runs with its defaults, one after the other, each in an empty folde
 claims.py gets its number from their tables, which have one seed and a few seconds of training. results.py says in
 RESULTS.md whether it is on the same side of zero as the number from assets/.
 
-    python experiments/quick.py                    about 45 minutes on two cores, with nothing else on the machine
+    python experiments/quick.py                    half an hour on two cores, or more; with nothing else on the machine
     python experiments/quick.py scripts=kick,race  only these, beside what out/quick and quick.csv hold
 """
 import subprocess

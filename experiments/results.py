@@ -156,7 +156,33 @@ Size costs time: in {seconds:.0f} seconds a model with {widths[0]:.0f} channels 
 {widths[-1]:.0f} only {wide:.1f} M. An exponent above zero says that the time was too short for the size. That is where
 two cores end: they tell which model is ahead at a size and a time, but not which would be with all the text that it can
 use. Three widths do not tell a floor, and the script's ten minutes were not run.
-"""]
+""", *longer(data)]
+
+
+def longer(data):
+    """A few models for longer: two widths, from longer.csv."""
+    try:
+        rows = data.table("longer")
+    except Missing:
+        return []
+    minutes, widths, slopes = rows[0]["minutes"], sorted({r["width"] for r in rows}), {}
+    lines = ["| model | parameters, M | tokens read, M | loss | by parameters | minus the baseline's |",
+             "| --- | --- | --- | --- | --- | --- |"]
+    for model in dict.fromkeys(r["model"] for r in rows):
+        (parameters, losses), *_ = scaling.curves(rows, model, widths, [minutes])
+        slopes[model] = np.array([scaling.slope(parameters, loss) for loss in losses])
+        tokens = [np.mean([r["tokens"] for r in rows if (r["model"], r["width"]) == (model, w)]) for w in widths]
+        cells = [" and ".join(words) for words in ([f"{n / 1e6:.2f}" for n in parameters],
+                 [f"{n / 1e6:.1f}" for n in tokens], [f"{loss:.3f}" for loss in losses.mean(0)])]
+        gap = said(interval(slopes[model] - slopes["baseline"])) if model != "baseline" else ""
+        lines.append(f"| {model} | {' | '.join(cells)} | {said(interval(slopes[model]))} | {gap} |")
+    channels = [f"{width:.0f}" for width in widths]
+    return [f"""\
+For longer, on the newer CPU: {" and ".join(channels)} channels, {60 * minutes:.0f} CPU-seconds, three random seeds.
+
+    python experiments/scaling.py full=true dataset=shakespeare_char out=longer budgets={minutes:g} \
+widths={",".join(channels)} models={",".join(slopes)}
+""", *lines, ""]
 
 
 def same_side(row, number, verdict):                             # -> yes, no, open or -

@@ -184,6 +184,12 @@ def test_who_gains_with_size(results, tmp_path):
         f"| baseline | **{start[0]}** | {start[1]} | +0.100 [+0.100, +0.100] |  | -0.200 [-0.200, -0.200] |"]
     hydra = next(line for line in lines if line.startswith("| hydra"))
     assert f" | **{3 * 128 ** -0.1 * 3 ** -0.2:.3f}** | -0.050 [" in hydra and "| -0.150 [" in hydra
+    assert results.longer(results.Data(tmp_path)) == []
+    lab.write_csv(tmp_path / "longer.csv", scaling.COLUMNS, [row for row in rows if row[2] == 3])
+    last = results.longer(results.Data(tmp_path))[-2]
+    wide, narrow = (f"{3 * width ** -0.1 * 3 ** -0.2:.3f}" for width in (128, 64))
+    assert last.startswith(f"| hydra | 0.00 and 0.02 | 3.0 and 3.0 | {narrow} and {wide} | -0.050 [")
+    assert last.endswith("| -0.150 [-0.150, -0.150] |")
 
 
 @pytest.mark.parametrize("claim, number, verdict, expected", [
