@@ -32,18 +32,16 @@ def test_as_on_the_cpu(name):
 
 
 @each_model
+@torch.no_grad()
 def test_a_stream_as_one_text(name):
-    model, idx = awake(load_model(name)).cuda(), tokens((1, 40)).cuda()
-    whole, state, parts = [], {}, []
-    with torch.no_grad():
-        for size in (1, 2, 7, 1, 29):
-            parts.append(model(idx[:, len(whole):len(whole) + size], state=state)[0])
-            whole += [0] * size
-        on_cpu, state = [], {}
-        model.cpu()
-        for i in range(40):
-            on_cpu.append(model(idx[:, i:i + 1].cpu(), state=state)[0])
-    assert relative(torch.cat(parts, 1).cpu(), torch.cat(on_cpu, 1)) < 1e-9
+    """Read in pieces on the GPU, token by token on the CPU."""
+    model, idx = awake(load_model(name)), tokens((1, 40))
+    state = {}
+    cpu = torch.cat([model(token, state=state)[0] for token in idx.split(1, 1)], 1)
+    state = {}
+    model.cuda()
+    gpu = torch.cat([model(piece.cuda(), state=state)[0] for piece in idx.split((1, 2, 7, 1, 29), 1)], 1)
+    assert relative(gpu.cpu(), cpu) < 1e-9
 
 
 @each_model
