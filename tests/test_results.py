@@ -186,10 +186,14 @@ def test_who_gains_with_size(results, tmp_path):
     assert f" | **{3 * 128 ** -0.1 * 3 ** -0.2:.3f}** | -0.050 [" in hydra and "| -0.150 [" in hydra
     assert results.longer(results.Data(tmp_path)) == []
     lab.write_csv(tmp_path / "longer.csv", scaling.COLUMNS, [row for row in rows if row[2] == 3])
-    last = results.longer(results.Data(tmp_path))[-2]
+    last = next(line for line in results.longer(results.Data(tmp_path)) if line.startswith("| hydra"))
     wide, narrow = (f"{3 * width ** -0.1 * 3 ** -0.2:.3f}" for width in (128, 64))
     assert last.startswith(f"| hydra | 0.00 and 0.02 | 3.0 and 3.0 | {narrow} and {wide} | -0.050 [")
     assert last.endswith("| -0.150 [-0.150, -0.150] |")
+    rows = results.Data(ROOT / "assets").table("longer")
+    bends = {model: lab.interval([scaling.slope(*zip(*[(r["parameters"], r["val_loss"]) for r in rows
+             if (r["model"], r["seed"]) == (model, seed)])) for seed in range(3)]) for model in ("baseline", "hydra")}
+    assert 0 < bends["baseline"][0] < 0.02 and bends["hydra"][1] < 0 < bends["hydra"][2], "as the page says"
 
 
 @pytest.mark.parametrize("claim, number, verdict, expected", [
