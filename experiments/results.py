@@ -184,8 +184,8 @@ They read about four times as much as above.
     python experiments/scaling.py full=true dataset=shakespeare_char out=longer budgets={minutes:g} \
 widths={",".join(channels)} models={",".join(slopes)}
 """, *lines, "", """\
-Now size costs the transformer little, and Hydra perhaps nothing: its interval contains zero. Where size begins to pay
-is beyond two cores.
+Now size costs the transformer and Wave Field little, and Hydra perhaps nothing: its interval contains zero. Where size
+begins to pay is beyond two cores.
 """]
 
 
