@@ -250,8 +250,9 @@ questions of our own. Everything was measured on two CPU cores, on Tiny Shakespe
 character, unless a claim says otherwise. The cores were up to a quarter slower on some days, which costs all models
 0.03 in 180 seconds: compare within a table, not between two. Hydra was changed on such a day; in the race, and where
 its variants are compared, it had the iterations of the faster one, and the seconds are those. So had all models of late
-and smooth, a variant as many fewer as its step takes longer. The README's changes, the choices that break a stream and
-the quick versions ran later on a newer CPU, nearly twice as fast, with matrix products in bfloat16.
+and smooth, a variant as many fewer as its step takes longer. The README's changes, the choices that break a stream,
+the longer runs of scaling and the quick versions came later, on a newer CPU: nearly twice as fast, with matrix products
+in bfloat16.
 
 A number in brackets is a 95% interval: Student's t over random seeds, mostly three, differences paired by seed. The
 verdict follows from the interval by the rule beside it, so the rule also says what would have changed it. *Partly*: a

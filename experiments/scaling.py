@@ -92,6 +92,8 @@ def report(rows, names, widths, budgets):
     """Both slopes of each model, and minus those of the baseline."""
     found = {model: curves(rows, model, widths, budgets) for model in names}
     for i, what in enumerate(("parameters", "CPU-seconds")):
+        if len((widths, budgets)[i]) < 2:                        # a point has no slope
+            continue
         slopes = {model: np.array([slope(pairs[i][0], y) for y in pairs[i][1]]) for model, pairs in found.items()}
         print(f"slope of log loss against log {what}; minus that of the baseline")
         for model, own in slopes.items():
