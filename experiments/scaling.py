@@ -1,5 +1,6 @@
 """
-Who gains with size? The five, a plain transformer and Hydra without its force at several widths and budgets.
+Who gains with size? The five, a plain transformer and Hydra without its force at several widths and budgets; an LSTM,
+the rival of the race, on request.
 
 Every model at its defaults but for its width (n_embd; Hydra's field is twice as wide), for so many CPU-minutes,
 evaluations not counted. The score is the validation text read once as a stream. Two fits: log loss against log
@@ -29,7 +30,8 @@ from common.settings import UserError, convert, guard
 from train import Train
 
 ENTRANTS = {"baseline": ("momentum", dict(gamma=0.0)), **{name: (name, {}) for name in NAMES},
-            "no_zeus": ("hydra", dict(zeus=False, n_layer=4))}          # preset=hydra
+            "no_zeus": ("hydra", dict(zeus=False, n_layer=4)),           # preset=hydra
+            "lstm": ("lstm", {})}
 COLOURS = COLOUR | {"no_zeus": "#000000"}
 COLUMNS = "model width minutes seed dataset small parameters tokens seconds val_loss".split()
 
@@ -41,7 +43,7 @@ class Settings:
     seeds: int = 1                  # runs of each model, width and budget
     widths: str = "32,64"           # n_embd, each a multiple of 16
     budgets: str = "0.13"           # CPU-minutes
-    models: str = ",".join(ENTRANTS)        # who runs
+    models: str = ",".join(["baseline", *NAMES, "no_zeus"])     # who runs: these, lstm
     dataset: str = "plays"          # the text
     small: bool = False             # one layer and short texts, to try the script out
     resume: bool = False            # keep what scaling.csv already holds
@@ -107,12 +109,13 @@ def draw(rows, s, names, widths, budgets):
     found = {model: curves(rows, model, widths, budgets) for model in names}
     seconds = 60 * max(budgets)
     best = sum(best[-1] == max(widths) for _, _, best in found.values())
+    panels = min(2, len(budgets))                                # one budget has no curve over time
     titles = (f"After {seconds:g} CPU-seconds {best or 'none'} of {len(names)} models\n"
               f"{'are' if best > 1 else 'is'} best at the greatest width, {max(widths):g}",
               "Each budget with its best width")
     with rc_context({"font.size": 16}):
-        fig = Figure(figsize=(10, 13), layout="constrained")
-        for i, (ax, title) in enumerate(zip(fig.subplots(2), titles)):
+        fig = Figure(figsize=(10, 6.5 * panels), layout="constrained")
+        for i, (ax, title) in enumerate(zip(fig.subplots(panels, squeeze=False)[:, 0], titles)):
             ends = []
             for model, pairs in found.items():
                 x, loss = pairs[i]
