@@ -18,7 +18,7 @@ import claims
 import scaling
 import streams
 from claims import Data, Missing
-from lab import interval, said
+from lab import NAMES, interval, paired, said
 
 from common import files
 from common.checkpoint import ROOT
@@ -28,9 +28,10 @@ MARK, END = "<!-- claims: python experiments/results.py -->", "<!-- end of claim
 VERDICTS = ("holds", "partly", "partly (open)", "no", "untested")
 KEYS = ("claimed", "how", "rule", "run")                # of a claim's docstring, after the title
 CLAIMS = [f for name, f in vars(claims).items() if name.startswith("claim_")]
+PICTURES = dict(scaling="longer")                       # of a script's claims, if the name is another
 # What a command says, if it is not the text alone.
 OPTIONS = dict(induction="", speed="", memory="", kick="kicks=128 dataset=shakespeare_char",
-               scaling="budgets=1,3 dataset=shakespeare_char",
+               scaling="budgets=5.5 dataset=shakespeare_char out=longer",
                ablate="models=fluidlm,wavefield dataset=shakespeare_char")
 
 
@@ -87,7 +88,7 @@ def command(script):
 
 def picture(row):
     """Where the picture of a claim is; empty if it has none, or if that shows something else (run: ..., table only)."""
-    file = f"assets/{row.script}.png"
+    file = f"assets/{PICTURES.get(row.script, row.script)}.png"
     table_only = row.about["run"] != row.script
     return file if (ROOT / file).exists() and not table_only and row.verdict != "untested" else ""
 
@@ -122,70 +123,110 @@ def reaches(data, when):
     return f"{min(found):.3g} to {max(found):.3g} tokens"
 
 
+def size_table(rows, timed=True):                                # -> lines
+    """What scaling.py measured, at the largest budget: the loss by width, the best in bold, and the exponents."""
+    widths, budgets = (sorted({r[key] for r in rows}) for key in ("width", "minutes"))
+    models, slopes = dict.fromkeys(r["model"] for r in rows), {}
+    heads = ["model", "parameters, M", "tokens, M", *(f"{width:.0f}" for width in widths), "by parameters",
+             "minus the baseline's", *["by seconds"] * timed]
+    lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * 3 + " ---: |" * len(widths) + " --- |" * (2 + timed)]
+    for model in models:
+        *pairs, best = scaling.curves(rows, model, widths, budgets)
+        (parameters, loss), _ = pairs
+        by_size, by_time = (np.array([scaling.slope(x, y) for y in losses]) for x, losses in pairs)
+        slopes[model] = by_size
+        read = [np.mean([r["tokens"] for r in rows if (r["model"], r["width"], r["minutes"]) ==
+                         (model, width, budgets[-1])]) for width in widths]
+        cells = [model, ", ".join(f"{n / 1e6:.2f}" for n in parameters), ", ".join(f"{n / 1e6:.1f}" for n in read)]
+        cells += [f"**{x:.3f}**" if width == best[-1] else f"{x:.3f}" for width, x in zip(widths, loss.mean(0))]
+        cells += [said(interval(by_size)), said(interval(by_size - slopes["baseline"])) if model != "baseline" else ""]
+        cells += [said(interval(by_time))] * timed
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 def sizes(data):
-    """The section on scaling.csv: loss by width at the largest budget, the best in bold, and two exponents."""
+    """The section on scaling.csv, and on longer.csv if there is one."""
     try:
         rows = data.table("scaling")
     except Missing:
         return []
     widths, budgets = (sorted({r[key] for r in rows}) for key in ("width", "minutes"))
-    seconds, found = 60 * max(budgets), {}
-    lines = [f"| model | {' | '.join(f'{width:.0f}' for width in widths)} | by parameters | minus the baseline's "
-             "| by seconds |", "| --- |" + " ---: |" * len(widths) + " --- |" * 3]
-    for model in dict.fromkeys(r["model"] for r in rows):
-        *pairs, best = scaling.curves(rows, model, widths, budgets)
-        by_size, by_time = (np.array([scaling.slope(x, y) for y in loss]) for x, loss in pairs)
-        found[model] = by_size
-        gap = said(interval(by_size - found["baseline"])) if model != "baseline" else ""
-        losses = " | ".join(f"**{loss:.3f}**" if width == best[-1] else f"{loss:.3f}"
-                            for width, loss in zip(widths, pairs[0][1].mean(0)))
-        lines.append(f"| {model} | {losses} | {said(interval(by_size))} | {gap} | {said(interval(by_time))} |")
-    narrow, wide = (np.mean([r["tokens"] for r in rows if r["width"] == width and r["minutes"] == max(budgets)]) / 1e6
+    seconds = 60 * budgets[-1]
+    narrow, wide = (np.mean([r["tokens"] for r in rows if r["width"] == width and r["minutes"] == budgets[-1]]) / 1e6
                     for width in (widths[0], widths[-1]))
     times = " and ".join(f"{60 * minutes:.0f}" for minutes in budgets)
     return ["## Who gains with size?", "", f"""\
 Models of several widths (n_embd), {times} CPU-seconds, three random seeds each
-(`{command("scaling")}`).
+(`python experiments/scaling.py full=true budgets={",".join(f"{m:g}" for m in budgets)} dataset=shakespeare_char`).
 The loss is that of the whole validation text as a stream, after {seconds:.0f} seconds. The exponents are those of the
 loss against parameters, at {seconds:.0f} seconds, and of the loss at the best width against seconds: -0.1 would be 21%
 less loss for ten times as much. no_zeus is Hydra without its force: four layers instead of two. Two runs shared the
 machine, which slows each down by up to a quarter. momentum, fluidlm and advection_glu ran on another, slower day:
 compare their exponents with those of the others, not their losses.
-""", *lines, "", "![Loss against parameters and against seconds](assets/scaling.png)", "", f"""\
+""", *size_table(rows), "", "![Loss against parameters and against seconds](assets/scaling.png)", "", f"""\
 Size costs time: in {seconds:.0f} seconds a model with {widths[0]:.0f} channels reads {narrow:.1f} M tokens, one with
-{widths[-1]:.0f} only {wide:.1f} M. An exponent above zero says that the time was too short for the size. That is where
-two cores end: they tell which model is ahead at a size and a time, but not which would be with all the text that it can
-use. Three widths do not tell a floor, and the script's ten minutes were not run for all models.
-""", *longer(data)]
+{widths[-1]:.0f} only {wide:.1f} M. An exponent above zero says that the time was too short for the size.
+""", *longer(data, rows)]
 
 
-def longer(data):
-    """A few models for longer: two widths, from longer.csv."""
+def longer(data, before):
+    """The longer runs of scaling.py, on another machine; before: the rows of the shorter ones."""
     try:
         rows = data.table("longer")
     except Missing:
         return []
-    minutes, widths, slopes = rows[0]["minutes"], sorted({r["width"] for r in rows}), {}
-    lines = ["| model | parameters, M | tokens read, M | loss | by parameters | minus the baseline's |",
-             "| --- | --- | --- | --- | --- | --- |"]
-    for model in dict.fromkeys(r["model"] for r in rows):
-        (parameters, losses), *_ = scaling.curves(rows, model, widths, [minutes])
-        slopes[model] = np.array([scaling.slope(parameters, loss) for loss in losses])
-        tokens = [np.mean([r["tokens"] for r in rows if (r["model"], r["width"]) == (model, w)]) for w in widths]
-        cells = [" and ".join(words) for words in ([f"{n / 1e6:.2f}" for n in parameters],
-                 [f"{n / 1e6:.1f}" for n in tokens], [f"{loss:.3f}" for loss in losses.mean(0)])]
-        gap = said(interval(slopes[model] - slopes["baseline"])) if model != "baseline" else ""
-        lines.append(f"| {model} | {' | '.join(cells)} | {said(interval(slopes[model]))} | {gap} |")
-    channels = [f"{width:.0f}" for width in widths]
+    ours, minutes = [r for r in rows if r["model"] != "lstm"], rows[0]["minutes"]
+    models, widths = dict.fromkeys(r["model"] for r in ours), sorted({r["width"] for r in ours})
+    last = max(r["minutes"] for r in before)
+    read = lambda rows, width, minutes: np.mean([r["tokens"] for r in rows if r["model"] in models and
+                                                 (r["width"], r["minutes"]) == (width, minutes)])
+    more = [f"{read(ours, width, minutes) / read(before, width, last):.1f}" for width in widths]
+    loss = lambda model, width: data("longer", "val_loss", model=model, width=width)
+    steps = []
+    for a, b in zip(widths, widths[1:]):
+        gaps = [paired(loss(model, b), loss(model, a)) for model in models]
+        gain, lose = sum(gap[2] < 0 for gap in gaps), sum(gap[1] > 0 for gap in gaps)
+        steps.append(f"From {a:.0f} to {b:.0f} channels {gain} of {len(gaps)} models gain for sure and {lose} lose "
+                     f"({min(gaps)[0]:+.3f} to {max(gaps)[0]:+.3f} nats).")
+    behind = [f"| minus the baseline's loss | {' | '.join(f'{width:.0f}' for width in widths)} |",
+              "| --- |" + " --- |" * len(widths)]
+    for model in models:
+        if model != "baseline":
+            cells = [said(paired(loss(model, width), loss("baseline", width))) for width in widths]
+            behind.append(f"| {model} | {' | '.join(cells)} |")
     return [f"""\
-For longer, on the newer CPU: {" and ".join(channels)} channels, {60 * minutes:.0f} CPU-seconds, three random seeds.
-The narrow ones read 3.3 times as much as above, the wide ones 4 to 5 times, as bfloat16 helps them more.
+For longer, on the newer CPU: {60 * minutes:.0f} CPU-seconds, three random seeds
+(`{command("scaling")}`).
+From narrow to wide the models read {", ".join(more)} times as much as above: as much text as in ten minutes of the
+older CPU, or more, as bfloat16 helps the wide ones.
+""", *size_table(ours, timed=False), "", "![Loss against parameters, for longer](assets/longer.png)", "",
+            "\n".join(steps) + f"""
+So time makes size pay: after {60 * last:.0f} seconds most were best with 64 channels, now all are with 128. With 256
+they have read the training text about twice, and that is where two cores end. The exponents are those of three widths
+with the least loss in the middle: they say who suffers less at the wide end, and are no law.
+""", *behind, "", """\
+With 128 channels Wave Field, Hydra and Advection-GLU were ahead of the transformer in the race. Of none is that sure
+any more. Wave Field still is with 64 and with 256, Hydra with 256 and half of the parameters.
+""", *rival(data)]
 
-    python experiments/scaling.py full=true dataset=shakespeare_char out=longer budgets={minutes:g} \
-widths={",".join(channels)} models={",".join(slopes)}
-""", *lines, "", """\
-Now size costs the transformer and Wave Field little, and Hydra perhaps nothing: its interval contains zero. Where size
-begins to pay is beyond two cores.
+
+def rival(data):
+    """The LSTM of the longer runs, and the best of the five."""
+    rows = data.table("longer")
+    loss = lambda model, width: data("longer", "val_loss", model=model, width=width)
+    best = lambda names: min({(r["model"], r["width"]) for r in rows if r["model"] in names},
+                             key=lambda cell: np.mean(list(loss(*cell).values())), default=None)
+    ours, theirs = best(NAMES), best(["lstm"])
+    if not theirs:
+        return []
+    size, tokens = (np.mean(list(data("longer", key, model="lstm", width=theirs[1]).values())) / 1e6
+                    for key in ("parameters", "tokens"))
+    widths = " and ".join(f"{width:.0f}" for width in sorted({r["width"] for r in rows if r["model"] == "lstm"}))
+    return [f"""\
+LSTMs of {widths} channels had the same time (`models=lstm`). The better one, {theirs[1]:.0f} channels, {size:.2f} M
+parameters, {tokens:.1f} M tokens, comes to {said(interval(loss(*theirs).values()))}. The best of the five, {ours[0]}
+with {ours[1]:.0f} channels, minus that: {said(paired(loss(*ours), loss(*theirs)))}.
 """]
 
 
@@ -263,7 +304,7 @@ miss: trust least those that end near a limit.
 | --- | --- | --- |"""]
     lines += [f"| {row.title} | {row.verdict} | {row.short} |" for row in rows]
     lines += ["", "## Claim by claim", ""]
-    shown = {"", "assets/kick.png", "assets/filters.png", "assets/scaling.png"}              # these are below
+    shown = {"", "assets/kick.png", "assets/filters.png", "assets/longer.png"}               # these are below
     for row in rows:
         lines += block(row)
         if picture(row) not in shown:
@@ -316,10 +357,10 @@ reach {reaches(data, "at first")} before training and {reaches(data, "trained")}
 
 ![Gain of token mixers against frequency](assets/filters.png)
 """, *quick_versions(data, rows), """\
-With `full=true` the scripts take about 36 CPU-hours in all: scaling 15 (4.5 of them without its ten minutes), ablate 5,
-vocabulary 2.5, induction, late and sweep 2 each, the others about an hour or less. They write into `assets/`, over what
-is shown here, unless `out=` names another folder. [sweeps.md](experiments/sweeps.md) says how the defaults were
-chosen."""]
+With `full=true` the scripts take about 36 CPU-hours in all: scaling 15 (what is shown took 4.5, and 6 of the newer
+CPU), ablate 5, vocabulary 2.5, induction, late and sweep 2 each, the others about an hour or less. They write into
+`assets/`, over what is shown here, unless `out=` names another folder. [sweeps.md](experiments/sweeps.md) says how the
+defaults were chosen."""]
     return "\n".join(lines) + "\n"
 
 

@@ -14,8 +14,10 @@ for, and two cores reach a million parameters, not a billion.
     python experiments/scaling.py                  about three minutes on two cores: one seed, 8 CPU-seconds each
     python experiments/scaling.py full=true        three seeds, widths 64 to 256, 1, 3 and 10 CPU-minutes: 15 CPU-hours
     python experiments/scaling.py full=true budgets=1,3 resume=true       four and a half CPU-hours of them; goes on
+    python experiments/scaling.py full=true budgets=5.5 out=longer        six; on a CPU with bfloat16 ten minutes' text
 """
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,10 +110,10 @@ def draw(rows, s, names, widths, budgets):
     from matplotlib.figure import Figure
     found = {model: curves(rows, model, widths, budgets) for model in names}
     seconds = 60 * max(budgets)
-    best = sum(best[-1] == max(widths) for _, _, best in found.values())
+    most = Counter(best[-1] for _, _, best in found.values()).most_common(1)[0]
     panels = min(2, len(budgets))                                # one budget has no curve over time
-    titles = (f"After {seconds:g} CPU-seconds {best or 'none'} of {len(names)} models\n"
-              f"{'are' if best > 1 else 'is'} best at the greatest width, {max(widths):g}",
+    titles = (f"After {seconds:g} CPU-seconds {most[1]} of {len(names)} models\n"
+              f"{'are' if most[1] > 1 else 'is'} best with {most[0]:g} channels (of {', '.join(map(str, widths))})",
               "Each budget with its best width")
     with rc_context({"font.size": 16}):
         fig = Figure(figsize=(10, 6.5 * panels), layout="constrained")
@@ -127,8 +129,9 @@ def draw(rows, s, names, widths, budgets):
             x = sorted({x for pairs in found.values() for x in pairs[i][0]})
             ax.set_xticks(x if i else [1e5, 1e6], [f"{v:,.0f}" for v in (x if i else (1e5, 1e6))])
             low, high = ax.get_ylim()
-            ticks = [v for v in np.arange(1, 6, 0.1 if high - low < 1.2 else 0.5) if low <= v <= high]
-            ax.set_yticks(ticks, [f"{v:.1f}" for v in ticks])
+            apart = next(step for step in (0.02, 0.05, 0.1, 0.5) if high - low < 12 * step or step == 0.5)
+            ticks = [v for v in np.arange(1, 6, apart) if low <= v <= high]
+            ax.set_yticks(ticks, [f"{v:.{1 if apart >= 0.1 else 2}f}" for v in ticks])
             name_ends(ax, ends, room=0.5 if i == 0 else 0.6)
         save_picture(fig, s.out, "scaling.png")
 
