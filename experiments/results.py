@@ -222,11 +222,13 @@ def rival(data):
         return []
     size, tokens = (np.mean(list(data("longer", key, model="lstm", width=theirs[1]).values())) / 1e6
                     for key in ("parameters", "tokens"))
+    score = np.mean(list(loss(*theirs).values()))
     widths = " and ".join(f"{width:.0f}" for width in sorted({r["width"] for r in rows if r["model"] == "lstm"}))
     return [f"""\
-LSTMs of {widths} channels had the same time (`models=lstm`). The better one, {theirs[1]:.0f} channels, {size:.2f} M
-parameters, {tokens:.1f} M tokens, comes to {said(interval(loss(*theirs).values()))}. The best of the five, {ours[0]}
-with {ours[1]:.0f} channels, minus that: {said(paired(loss(*ours), loss(*theirs)))}.
+LSTMs of {widths} channels had the same time (`models=lstm widths={widths.replace(" and ", ",")}`). The better one,
+{theirs[1]:.0f} channels, {size:.2f} M parameters, {tokens:.1f} M tokens, comes to {score:.3f}.
+The best of the five, {ours[0]} with {ours[1]:.0f} channels, minus that: {said(paired(loss(*ours), loss(*theirs)))}. The
+learning rates of both sides were chosen for 180 seconds.
 """]
 
 

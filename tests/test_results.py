@@ -228,7 +228,8 @@ def test_what_the_pages_say_of_longer_runs(results):
     rows = data.table("scaling")
     before = lambda model, width: sum(data("scaling", "val_loss", model=model, width=width, minutes=3).values())
     assert sum(before(model, 64) < min(before(model, 128), before(model, 256)) for model in models) == 5
-    assert all(1.6 < r["tokens"] / 1003854 < 2.4 for r in data.table("longer") if r["width"] == 256)
+    wide = [r for r in data.table("longer") if r["width"] == 256 and r["model"] in models]
+    assert all(1.6 < r["tokens"] / 1003854 < 2.4 for r in wide)
     ahead = {(model, width) for model in NAMES for width in (64, 128, 256)
              if paired(loss(model, width), loss("baseline", width))[2] < 0}
     assert ahead == {("wavefield", 64), ("wavefield", 256), ("hydra", 256)}
@@ -237,12 +238,27 @@ def test_what_the_pages_say_of_longer_runs(results):
     assert 0.49 < half[0] / half[1] < 0.51
     readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
     titles = {"wavefield": "Wave Field has", "baseline": "the transformer", "advection_glu": "Advection-GLU",
-              "hydra": "Hydra", "momentum": "Momentum", "fluidlm": "FluidLM"}
+              "hydra": "Hydra", "momentum": "Momentum", "fluidlm": "FluidLM", "lstm": "the LSTM"}
     for model, title in titles.items():
-        assert f"{title} {mean(model, 128):.3f}" in readme, model
+        assert f"{title} {mean(model, 256 if model == 'lstm' else 128):.3f}" in readme, model
+    gaps = {model: paired(loss(model), loss("lstm", 256)) for model in ["baseline", *NAMES]}
+    assert {model for model, gap in gaps.items() if gap[2] < 0} == {"wavefield", "advection_glu", "hydra"}
+    assert -0.001 < gaps["hydra"][2] and 0 < gaps["fluidlm"][1]
+    assert f"minus that: {results.said(gaps['wavefield'])}." in " ".join(" ".join(results.sizes(data)).split())
     counter = data.race("counter")[0]
+    assert all(interval(x - counter for x in data.race(model).values())[1] > 0 for model in NAMES)
     beats = [model for model in NAMES if interval(x - counter for x in loss(model).values())[2] < 0]
     assert beats == [name for name in NAMES if name != "fluidlm"]
+    assert verdicts(results, ROOT / "assets")["better than counting letters"] == "partly"
+    gains = [paired(loss(model), loss(model, 64)) for model in models]
+    sure = sum(high < 0 for _, _, high in gains)
+    assert sure < sum(gain < 0 for gain, _, _ in gains) == 7
+    assert any(f"64 to 128 channels {sure} of 7 models gain for sure and 0 lose" in x for x in results.sizes(data))
+    bend = lambda model, seed: np.polyfit(*zip(*[np.log((r["parameters"], r["val_loss"])) for r in data.table("longer")
+                                                 if (r["model"], r["seed"]) == (model, seed)]), 1)[0]
+    gap = results.said(interval(bend("hydra", seed) - bend("no_zeus", seed) for seed in range(3)))
+    zeus = next(row for row in results.rows_of(data) if "scales better" in row.title)
+    assert zeus.short == f"{gap} in the exponent"
 
 
 @pytest.mark.parametrize("claim, number, verdict, expected", [
