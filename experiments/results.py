@@ -362,7 +362,7 @@ reach {reaches(data, "at first")} before training and {reaches(data, "trained")}
 With `full=true` the scripts take about 36 CPU-hours in all: scaling 15 (what is shown took 4.5, and 6 of the newer
 CPU), ablate 5, vocabulary 2.5, induction, late and sweep 2 each, the others about an hour or less. They write into
 `assets/`, over what is shown here, unless `out=` names another folder. [sweeps.md](experiments/sweeps.md) says how the
-defaults were chosen. With all models ablate takes three hours more: the terms of Momentum, Hydra and Advection-GLU were
+defaults were chosen. Three of the hours of ablate were not spent: the terms of Momentum, Hydra and Advection-GLU were
 not left out at this length, as no claim asks for it."""]
     return "\n".join(lines) + "\n"
 
