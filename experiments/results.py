@@ -198,8 +198,9 @@ def longer(data, before):
     return [f"""\
 For longer, on the newer CPU: {60 * minutes:.0f} CPU-seconds, three random seeds
 (`{command("scaling")}`).
+Its table is kept as `assets/longer.csv`, its picture as `assets/longer.png`. Again two runs shared the machine.
 From narrow to wide the models read {", ".join(more)} times as much as above: as much text as in ten minutes of the
-older CPU, or more, as bfloat16 helps the wide ones.
+older CPU, or more, as bfloat16 helps the wide ones. Ten minutes of the newer one were not run.
 """, *size_table(ours, timed=False), "", "![Loss against parameters, for longer](assets/longer.png)", "",
             "\n".join(steps) + f"""
 So time makes size pay: after {60 * last:.0f} seconds most were best with 64 channels, now all are with 128. With 256
